@@ -1,0 +1,290 @@
+"""`kodim compress` and `kodim decompress`."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kodim.cli.batch import Row, work_through
+from kodim.cli.inputs import Outputs, expand, is_kdm_file, is_picture, read_bytes
+from kodim.cli.output import check_writable, kilobytes, write_file
+from kodim.errors import BadRequest, UnsupportedImage
+from kodim.registry import DEFAULT_CODEC
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from kodim.registry import ImageCodec
+
+DEFAULT_QUALITY = 60.0
+
+COMPRESS_EXAMPLES = """[bold]Examples[/bold]
+
+kodim compress photo.jpg  →  photo.kdm next to it, at quality 60
+
+kodim compress photo.jpg -o small.kdm --quality 35
+
+kodim compress photo.jpg --bpp 0.25  →  as good as fits into a quarter of a bit per pixel
+
+kodim compress a.png b.png holidays/ -o out/ --psnr 34  →  as small as 34 dB allows
+
+kodim compress photo.png --codec avif --effort 9  →  photo.avif"""
+
+DECOMPRESS_EXAMPLES = """[bold]Examples[/bold]
+
+kodim decompress photo.kdm  →  photo.png next to it
+
+kodim decompress photo.kdm -o photo.tif  →  any format that Pillow writes
+
+kodim decompress small/ -o back/
+
+kodim decompress half-downloaded.kdm --partial  →  what has arrived so far"""
+
+Files = Annotated[list[str], typer.Argument(metavar="IN", help="Files, folders or globs.", show_default=False)]
+Output = Annotated[
+    str | None,
+    typer.Option("-o", "--output", metavar="OUT", help="File (one input) or folder. Default: next to the input."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of lines.")]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the person asked the size or the quality to be: exactly one of four."""
+
+    kind: str  # "quality", "bpp", "psnr" or "ms_ssim"
+    value: float
+
+
+def compress(
+    files: Files,
+    output: Output = None,
+    codec: Annotated[str, typer.Option(metavar="NAME", help="Any codec that `kodim codecs` lists.")] = DEFAULT_CODEC,
+    quality: Annotated[
+        float | None,
+        typer.Option(
+            metavar="0..100",
+            help="One scale for every codec: higher is better and larger. Default: 60.",
+            show_default=False,
+        ),
+    ] = None,
+    bpp: Annotated[
+        float | None, typer.Option(metavar="B", help="Wanted size, in bits per pixel of the whole file.")
+    ] = None,
+    psnr: Annotated[float | None, typer.Option(metavar="DB", help="Wanted PSNR, in dB.")] = None,
+    ms_ssim: Annotated[
+        float | None, typer.Option("--ms-ssim", metavar="V", help="Wanted MS-SSIM, between 0 and 1.")
+    ] = None,
+    max_error: Annotated[
+        int | None,
+        typer.Option("--max-error", metavar="N", help="Largest error of any pixel (not available yet)."),
+    ] = None,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Keep every pixel (not available yet).")] = False,
+    effort: Annotated[
+        int | None,
+        typer.Option(metavar="1..9", help="Time spent for smaller files. Default: the codec's own."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compress pictures: photo.jpg becomes photo.kdm.
+
+    At most one of --quality, --bpp, --psnr and --ms-ssim may be given.
+    Of a folder, the pictures directly in it are taken and other files skipped.
+    Classical codecs write their own format (.jpg, .avif, ...).
+    """
+    from kodim import registry
+
+    target = _target(quality=quality, bpp=bpp, psnr=psnr, ms_ssim=ms_ssim, max_error=max_error, lossless=lossless)
+    if effort is not None and not 1 <= effort <= 9:
+        raise BadRequest(f"--effort goes from 1 to 9, not {effort}")
+    chosen = registry.get(codec)
+    inputs = expand(files, is_picture, "picture")
+    outputs = Outputs(output, chosen.extension, inputs)
+
+    def job(path: Path) -> Row:
+        goal = outputs.path_for(path)
+        check_writable(goal)
+        return _compress_one(path, goal, chosen, target, effort)
+
+    work_through(inputs, "compressing", job, lambda row: _compress_line(row, target), as_json=as_json)
+
+
+def _target(*, max_error: int | None, lossless: bool, **wishes: float | None) -> Target:
+    """The one wish of the command line, checked before any file is opened."""
+    given = {name: value for name, value in wishes.items() if value is not None}
+    names = [f"--{name.replace('_', '-')}" for name in given]
+    names += ["--max-error"] * (max_error is not None) + ["--lossless"] * lossless
+    if len(names) > 1:
+        raise BadRequest(f"{' and '.join(names)} exclude each other: give one of them")
+    if lossless or max_error is not None:
+        raise BadRequest(f"{names[0]} is not available yet; --quality, --bpp, --psnr and --ms-ssim are")
+    if not given:
+        return Target("quality", DEFAULT_QUALITY)
+    ((kind, value),) = given.items()
+    if not math.isfinite(value):
+        raise BadRequest(f"{names[0]} needs a number, not {value:g}")
+    if kind == "quality" and not 0 <= value <= 100:
+        raise BadRequest(f"--quality goes from 0 to 100, not {value:g}")
+    if kind in ("bpp", "psnr") and value <= 0:
+        raise BadRequest(f"{names[0]} must be above 0, not {value:g}")
+    if kind == "ms_ssim" and not 0 < value < 1:
+        raise BadRequest(f"--ms-ssim lies between 0 and 1, not {value:g}")
+    return Target(kind, value)
+
+
+def _compress_one(path: Path, goal: Path, codec: ImageCodec, target: Target, effort: int | None) -> Row:
+    """Compress one file; the row of the JSON output."""
+    from kodim.picture import load
+
+    try:
+        picture = load(path)
+    except UnsupportedImage:
+        if is_kdm_file(path):
+            raise UnsupportedImage(f"{path}: is compressed already; `kodim decompress` opens it") from None
+        raise
+    reached: Row = {}
+    if target.kind == "quality":
+        data = codec.encode(picture, target.value, effort=effort)
+        reached["quality"] = target.value
+    else:
+        from kodim.rate import compress_to
+
+        wish: dict[str, Any] = {target.kind: target.value}
+        result = compress_to(codec, picture, effort=effort, **wish)
+        data = result.data
+        reached = {"quality": round(result.quality, 4), "status": result.status}
+        for name in ("psnr", "ms_ssim"):
+            value = getattr(result, name)
+            if value is not None:
+                reached[name] = value if math.isfinite(value) else None
+    original = path.stat().st_size
+    write_file(goal, data)
+    return {
+        "input": str(path),
+        "output": str(goal),
+        "bytes": len(data),
+        "bpp": 8 * len(data) / (picture.width * picture.height),
+        "width": picture.width,
+        "height": picture.height,
+        "codec": codec.slug,
+        "input_bytes": original,
+        **reached,
+    }
+
+
+def _compress_line(row: Row, target: Target) -> str:
+    """'photo.jpg -> photo.kdm  34.2 kB  0.412 bpp  12.3:1', and how near the wish was met."""
+    parts = [
+        f"{row['input']} -> {row['output']}",
+        kilobytes(row["bytes"]),
+        f"{row['bpp']:.3f} bpp",
+        f"{row['input_bytes'] / row['bytes']:.1f}:1",
+    ]
+    if target.kind != "quality":
+        parts.append(f"quality {row['quality']:.4g}")
+        if row.get("psnr") is not None:
+            parts.append(f"{row['psnr']:.2f} dB")
+        if row.get("ms_ssim") is not None:
+            parts.append(f"MS-SSIM {row['ms_ssim']:.4f}")
+    wish = {
+        "bpp": f"{target.value:g} bpp",
+        "psnr": f"{target.value:g} dB",
+        "ms_ssim": f"MS-SSIM {target.value:g}",
+    }
+    ends = {
+        "lowest": "is below the range: this is the lowest end",
+        "highest": "is above the range: this is the highest end",
+        "nearest": "lies between two steps: this is the nearest",
+    }
+    if row.get("status") in ends:
+        parts.append(f"({wish[target.kind]} {ends[row['status']]} of {row['codec']})")
+    return "  ".join(parts)
+
+
+def decompress(
+    files: Annotated[list[str], typer.Argument(metavar="IN.kdm", help="Files, folders or globs.", show_default=False)],
+    output: Output = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Accept a file that is cut short and show what arrived.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Decompress .kdm files: photo.kdm becomes photo.png.
+
+    The name after -o chooses the format (.png, .tif, .jpg, ...).
+    Colour profile and EXIF data are kept.
+    """
+    inputs = expand(files, is_kdm_file, ".kdm file")
+    outputs = Outputs(output, ".png", inputs)
+    if outputs.file is not None:
+        _pillow_format(outputs.file)  # an unknown ending is refused before anything is decoded
+
+    def job(path: Path) -> Row:
+        goal = outputs.path_for(path)
+        check_writable(goal)
+        return _decompress_one(path, goal, partial=partial)
+
+    work_through(inputs, "decompressing", job, _decompress_line, as_json=as_json)
+
+
+def _decompress_one(path: Path, goal: Path, *, partial: bool) -> Row:
+    """Decompress one file; the row of the JSON output."""
+    import kodim
+
+    image = kodim.decompress(read_bytes(path), partial=partial)
+    data = _encode_image(image, goal)
+    write_file(goal, data)
+    return {
+        "input": str(path),
+        "output": str(goal),
+        "bytes": len(data),
+        "width": image.width,
+        "height": image.height,
+        "mode": image.mode,
+    }
+
+
+def _decompress_line(row: Row) -> str:
+    size = f"{row['width']}x{row['height']}"
+    return f"{row['input']} -> {row['output']}  {size} {row['mode']}  {kilobytes(row['bytes'])}"
+
+
+def _pillow_format(goal: Path) -> str:
+    from PIL import Image
+
+    from kodim.picture import register_plugins
+
+    register_plugins()
+    kind = Image.registered_extensions().get(goal.suffix.lower())
+    if kind is None or kind not in Image.SAVE:
+        raise BadRequest(f"{goal}: cannot write a picture with the ending {goal.suffix!r}; .png always works")
+    return kind
+
+
+def _encode_image(image: Image, goal: Path) -> bytes:
+    """The picture as a file of the format that `goal`'s ending asks for, metadata included."""
+    kind = _pillow_format(goal)
+    options: dict[str, Any] = {
+        name: image.info[name] for name in ("icc_profile", "exif", "xmp") if image.info.get(name)
+    }
+    if kind == "JPEG":
+        options |= {"quality": 95, "subsampling": 0}
+    elif kind == "WEBP":
+        options |= {"lossless": True, "exact": True}
+    if kind == "PNG" and "xmp" in options:
+        from PIL.PngImagePlugin import PngInfo
+
+        text = PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", options.pop("xmp").decode("utf-8", "replace"))
+        options["pnginfo"] = text
+    stream = io.BytesIO()
+    try:
+        image.save(stream, kind, **options)
+    except (OSError, ValueError) as error:  # "cannot write mode RGBA as JPEG"
+        raise BadRequest(f"{goal}: {error}; .png always works") from error
+    return stream.getvalue()

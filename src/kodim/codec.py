@@ -1,0 +1,172 @@
+"""The base class of every learned codec: one program, from which everything else follows.
+
+A system subclasses :class:`Codec`, builds its networks in `__init__` and writes `program(code)`, the
+decoder's view of how a picture is put together (see :mod:`kodim.coding.sites`). Training, estimate,
+compression and decompression are derived from it here and are final, so they cannot disagree.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .coding.priors import PriorModule
+from .coding.sites import Code, Decode, Encode, Estimate, Train
+from .errors import BadRequest, DriftError
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a forward pass gives.
+
+    Attributes:
+        x_hat: (B, 3, H, W) reconstruction; clamped to [0, 1] in eval mode.
+        bits: name of each coding site -> (B,) bits spent there.
+        pixels: H * W of the input.
+    """
+
+    x_hat: Tensor
+    bits: dict[str, Tensor]
+    pixels: int
+
+    @property
+    def bpp(self) -> Tensor:
+        """(B,) bits per pixel of the input, headers not counted."""
+        return torch.stack(list(self.bits.values())).sum(0) / self.pixels
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One compressed picture: the range coder's bytes and the CRC-32 of the symbols in them."""
+
+    data: bytes
+    symbols_crc: int
+
+
+class Codec(nn.Module, ABC):
+    """A learned image codec.
+
+    Class attributes:
+        info: registry card of the system (slug, title, authors, taxonomy, ...); a literal dictionary.
+        presets: name -> keyword arguments of `__init__`.
+        stride: height and width are padded to multiples of it (edge replication) and cropped again.
+
+    Attributes:
+        levels: number of trained rates; quality 0..100 spans them, with everything in between.
+        lambdas: weight of 255^2 MSE against bpp at the first and the last level.
+        soft: train the synthesis on noisy instead of rounded latents (the first papers' way).
+    """
+
+    info: ClassVar[Mapping[str, Any]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    stride: ClassVar[int] = 64
+
+    levels: int = 1
+    lambdas: tuple[float, float] = (0.0018, 0.18)
+    soft: bool = False
+    preset: str = ""
+    weights_hash: bytes | None = None
+
+    @abstractmethod
+    def program(self, code: Code) -> Tensor:
+        """The decoder's program: sites in coding order, then the picture (B, 3, H, W) of padded size."""
+
+    def forward(self, x: Tensor, quality: float | Tensor | None = None) -> Output:
+        """Code x (B, 3, H, W) in [0, 1] without writing it.
+
+        In train mode values are noisy or straight-through and bits are differentiable; in eval mode
+        they are rounded and bits are exactly those of the file. `quality` (0..100, a number or one per
+        picture) defaults to a random one per picture while training and to 60 otherwise.
+        """
+        height, width = x.shape[2:]
+        level = self._levels(quality, len(x), x.device)
+        padded = self._pad(x)
+        if self.training:
+            code: Train | Estimate = Train(padded, level, soft=self.soft)
+            x_hat = self.program(code)[:, :, :height, :width]
+        else:
+            code = Estimate(padded, level)
+            with torch.no_grad():
+                x_hat = self.program(code)[:, :, :height, :width].clamp(0, 1)
+        return Output(x_hat, code.bits, height * width)
+
+    @final
+    @torch.no_grad()
+    def compress(self, x: Tensor, quality: float = 60.0) -> tuple[Stream, Tensor]:
+        """Code one picture x (1, 3, H, W) in [0, 1]; returns the stream and the decoder's picture."""
+        self._need_eval()
+        code = Encode(self._pad(x), self._levels(quality, 1, x.device))
+        x_hat = self.program(code)[:, :, : x.shape[2], : x.shape[3]].clamp(0, 1)
+        return Stream(code.writer.bytes(), code.crc), x_hat
+
+    @final
+    @torch.no_grad()
+    def decompress(self, stream: Stream, size: tuple[int, int], quality: float = 60.0) -> Tensor:
+        """The picture (1, 3, H, W) in [0, 1] of a stream, given its size (H, W) and quality.
+
+        Raises:
+            CorruptFile: the bytes are no encoder's.
+            DriftError: they decode, but not to the symbols that were encoded.
+        """
+        self._need_eval()
+        height, width = size
+        padded = (height + -height % self.stride, width + -width % self.stride)
+        device = next(self.parameters()).device
+        code = Decode(stream.data, padded, self._levels(quality, 1, device))
+        x_hat = self.program(code)
+        if code.crc != stream.symbols_crc:
+            raise DriftError("decoded symbols differ from the encoded ones: damaged data, or arithmetic that drifted")
+        return x_hat[:, :, :height, :width].clamp(0, 1)
+
+    @final
+    def freeze(self) -> None:
+        """Compute all integer tables from the present parameters; done once, before weights are saved."""
+        for module in self.modules():
+            if isinstance(module, PriorModule):
+                module.freeze()
+
+    def train(self, mode: bool = True) -> "Codec":
+        """As in PyTorch; training makes the integer tables stale, so they are dropped."""
+        if mode:
+            self.weights_hash = None
+            for module in self.modules():
+                if isinstance(module, PriorModule):
+                    module.tables.clear()
+        return super().train(mode)
+
+    @final
+    def fingerprint(self) -> bytes:
+        """First 8 bytes of the SHA-256 of the weights (of the weights file, where they came from one)."""
+        if self.weights_hash is None:
+            self.freeze()
+            digest = hashlib.sha256()
+            for name, value in sorted(self.state_dict().items()):
+                digest.update(name.encode() + value.cpu().numpy().tobytes())
+            self.weights_hash = digest.digest()[:8]
+        return self.weights_hash
+
+    def distortion_weight(self, level: Tensor) -> Tensor:
+        """lambda of each picture, log-linear in its level (B,)."""
+        low, high = self.lambdas
+        return low * (high / low) ** (level / max(self.levels - 1, 1))
+
+    def _levels(self, quality: float | Tensor | None, batch: int, device: torch.device) -> Tensor:
+        if quality is None and self.training:
+            return torch.rand(batch, device=device) * (self.levels - 1)
+        q = torch.as_tensor(60.0 if quality is None else quality, dtype=torch.float32, device=device)
+        if not bool(((q >= 0) & (q <= 100)).all()):
+            raise BadRequest(f"quality must lie in 0..100, not {quality}")
+        return (q * ((self.levels - 1) / 100)).expand(batch)
+
+    def _pad(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        return F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
+
+    def _need_eval(self) -> None:
+        if self.training:
+            raise RuntimeError("call codec.eval() first: tables follow the weights only then")

@@ -1,0 +1,162 @@
+"""Coding sites: the one place where a value crosses the channel.
+
+A codec writes a single method, `program(code)`. Wherever a value has to reach the decoder it calls
+`code(name, prior, latent)`; the handler behind `code` decides what that means:
+
+=========  ==================================================  ==============================
+handler    at a site                                           gives
+=========  ==================================================  ==============================
+Train      noise for the rate, straight-through for the rest   differentiable bits
+Estimate   rounds, sums the exact lengths of integer tables    the file's size without a file
+Encode     rounds, pushes symbols into the range coder         bytes
+Decode     pulls symbols out of it                             the same values again
+=========  ==================================================  ==============================
+
+`latent` is a callable that the decoder never calls; `code.encoder(f)` likewise runs `f` on the picture
+only where there is one.
+"""
+
+import zlib
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..quantizers.rounding import noisy, straight_through
+from .rangecoder import Reader, Writer
+from .tables import Rows
+
+MAX_SYMBOL = 2.0**24  # beyond any sane latent, and exact in float32
+
+
+class PriorOwner(Protocol):
+    def rows(self) -> Rows: ...
+
+
+class BoundPrior(Protocol):
+    """What a site needs to know of a distribution; see :mod:`kodim.coding.priors`."""
+
+    @property
+    def module(self) -> PriorOwner: ...
+    @property
+    def centre(self) -> Tensor | float: ...
+    def bits(self, r: Tensor) -> Tensor: ...
+    def index(self) -> Tensor: ...
+
+
+class Code:
+    """Base of the handlers.
+
+    Attributes:
+        size: (height, width) of the padded picture.
+        level: (B,) real rate level of each picture, 0 .. levels - 1.
+    """
+
+    def __init__(self, size: tuple[int, int], level: Tensor) -> None:
+        self.size, self.level = size, level
+
+    def grid(self, stride: int) -> tuple[int, int]:
+        """(h, w) of a latent at 1/stride of the resolution."""
+        return self.size[0] // stride, self.size[1] // stride
+
+    def encoder(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """`function(picture)` where there is a picture; the decoder gets an empty tensor it must not use."""
+        raise NotImplementedError
+
+    def __call__(self, name: str, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
+        raise NotImplementedError
+
+
+class _WithPicture(Code):
+    def __init__(self, x: Tensor, level: Tensor) -> None:
+        super().__init__((x.shape[2], x.shape[3]), level)
+        self.x = x
+        self.bits: dict[str, Tensor] = {}
+
+    def encoder(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        return function(self.x)
+
+    def add(self, name: str, bits: Tensor) -> None:
+        self.bits[name] = self.bits[name] + bits if name in self.bits else bits
+
+
+class Train(_WithPicture):
+    """Differentiable: `bits[name]` (B,) from noisy values.
+
+    Args:
+        soft: hand noisy values to the synthesis too, as in the first papers; otherwise rounded ones with
+            a straight-through gradient (Minnen and Singh 2020), which is what the decoder will see.
+    """
+
+    def __init__(self, x: Tensor, level: Tensor, *, soft: bool = False) -> None:
+        super().__init__(x, level)
+        self.soft = soft
+
+    def __call__(self, name: str, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
+        r = latent() - prior.centre
+        r_noisy = noisy(r)
+        self.add(name, prior.bits(r_noisy).sum((1, 2, 3)))
+        return prior.centre + (r_noisy if self.soft else straight_through(r))
+
+
+class Estimate(_WithPicture):
+    """The encoder's values and their exact cost in the integer tables."""
+
+    def __call__(self, name: str, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
+        q = _quantise(latent(), prior)
+        symbols = _to_numpy(q)
+        bits = prior.module.rows().bits(symbols, _to_numpy(prior.index())).reshape(len(q), -1).sum(1)
+        self.add(name, torch.as_tensor(bits, dtype=torch.float32, device=q.device))
+        return _canonical(q + prior.centre)
+
+
+class Encode(_WithPicture):
+    """Writes one stream; a batch of one picture."""
+
+    def __init__(self, x: Tensor, level: Tensor) -> None:
+        super().__init__(x, level)
+        self.writer, self.crc = Writer(), 0
+
+    def __call__(self, name: str, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
+        q = _quantise(latent(), prior)
+        symbols = _to_numpy(q)
+        self.writer.write(symbols, _to_numpy(prior.index()), prior.module.rows())
+        self.crc = _crc(symbols, self.crc)
+        return _canonical(q + prior.centre)
+
+
+class Decode(Code):
+    """Reads one stream; `crc` is that of the symbols it found."""
+
+    def __init__(self, data: bytes, size: tuple[int, int], level: Tensor) -> None:
+        super().__init__(size, level)
+        self.reader, self.crc = Reader(data), 0
+
+    def encoder(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.empty(0)
+
+    def __call__(self, name: str, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
+        index = prior.index()
+        symbols = self.reader.read(_to_numpy(index), prior.module.rows())
+        self.crc = _crc(symbols, self.crc)
+        q = torch.as_tensor(symbols, device=index.device).view(index.shape).float()
+        return _canonical(q + prior.centre)
+
+
+def _quantise(value: Tensor, prior: BoundPrior) -> Tensor:
+    return torch.round(value - prior.centre).clamp(-MAX_SYMBOL, MAX_SYMBOL)
+
+
+def _canonical(value: Tensor) -> Tensor:
+    """The same values in plain contiguous memory: libraries pick kernels, and so roundings, by strides."""
+    return torch.empty(value.shape, dtype=value.dtype, device=value.device).copy_(value)
+
+
+def _to_numpy(x: Tensor) -> np.ndarray:
+    return x.flatten().to("cpu", torch.int64).numpy()
+
+
+def _crc(symbols: np.ndarray, crc: int) -> int:
+    return zlib.crc32(symbols.astype("<i4").tobytes(), crc)

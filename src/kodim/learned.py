@@ -1,0 +1,150 @@
+"""Learned codecs at the level of files: a :class:`Picture` in, the bytes of a .kdm file out, and back."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import container, weights
+from .errors import BadRequest, CorruptFile, KodimError, MissingWeights
+from .picture import MAX_PIXELS, Picture, pack_alpha, unpack_alpha
+from .registry import Entry, create, find, weights_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .codec import Codec
+
+DEFAULT_QUALITIES = (0.0, 15.0, 30.0, 45.0, 60.0, 75.0, 90.0, 100.0)
+
+
+class LearnedCodec:
+    """A learned system with trained weights, behind the interface that classical codecs share.
+
+    Args:
+        entry: its line in the registry.
+        preset: which sizes.
+        path: weights file or checkpoint; the shipped weights by default.
+
+    Quality 0..100 runs linearly over the trained rate levels; any real number works, in steps of 0.01.
+    """
+
+    kind = "learned"
+    extension = ".kdm"
+    continuous = True
+    qualities = DEFAULT_QUALITIES
+
+    def __init__(self, entry: Entry, preset: str = "compact", path: Path | None = None) -> None:
+        self.entry, self.slug, self.preset, self.path = entry, entry.slug, preset, path
+
+    @property
+    def codec(self) -> "Codec":
+        """The network in eval mode, loaded on first use and kept."""
+        return _load(self.slug, self.preset, self.path)
+
+    def arguments(self, quality: float) -> dict[str, Any]:
+        return {"quality": quality, "preset": self.preset, "weights": self.codec.fingerprint().hex()}
+
+    def encode(self, picture: Picture, quality: float, *, effort: int | None = None) -> bytes:
+        """The .kdm file of a picture.
+
+        Raises:
+            BadRequest: quality outside 0..100, or an effort other than 1 (these systems know no other).
+            MissingWeights: no trained weights.
+        """
+        if not 0 <= quality <= 100:
+            raise BadRequest(f"quality must lie in 0..100, not {quality:g}")
+        if effort not in (None, 1):
+            raise BadRequest(f"{self.slug} has one encoder effort, 1; not {effort}")
+        quality = round(quality * 100) / 100
+        codec = self.codec
+        stream, _ = codec.compress(to_tensor(picture.pixels), quality)
+        header = container.Header(
+            codec=self.slug,
+            weights=codec.fingerprint(),
+            width=picture.width,
+            height=picture.height,
+            color=picture.mode,
+            quality=quality,
+            preset=self.preset,
+        )
+        return container.pack(
+            container.KdmFile(
+                header,
+                (container.Payload(stream.data, stream.symbols_crc),),
+                alpha=None if picture.alpha is None else pack_alpha(picture.alpha),
+                icc=picture.icc,
+                exif=picture.exif,
+                xmp=picture.xmp,
+            )
+        )
+
+    def decode(self, data: bytes) -> Picture:
+        """The picture in a .kdm file written by this system; see :func:`decode_kdm` for any system's."""
+        file = container.parse(data)
+        if file.header.codec == self.slug and self.codec.fingerprint() == file.header.weights:
+            return _decode(file, self.codec)
+        return decode_kdm(data)
+
+
+def decode_kdm(data: bytes, *, partial: bool = False, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decode a .kdm file with whatever system and weights its header names.
+
+    Raises:
+        CorruptFile: damaged, cut short, or no .kdm file.
+        DriftError: decoded symbols differ from the encoded ones.
+        MissingWeights: written by a system or with weights that are not here.
+        UnsupportedImage: more than `max_pixels`.
+    """
+    file = container.parse(data, partial=partial, max_pixels=max_pixels)
+    header = file.header
+    try:
+        entry = find(header.codec)
+    except KodimError:
+        raise MissingWeights(f"written by the codec {header.codec!r}, which this version does not know") from None
+    if header.preset not in entry.presets:
+        raise MissingWeights(f"written by {header.codec} {header.preset!r}, a preset this version does not know")
+    path = weights.find(entry.slug, header.preset, header.weights)
+    shipped = path == weights_file(entry.slug, header.preset)
+    return _decode(file, _load(entry.slug, header.preset, None if shipped else path))
+
+
+def _decode(file: container.KdmFile, codec: "Codec") -> Picture:
+    from .codec import Stream
+
+    header = file.header
+    if len(file.payloads) != 1:
+        raise CorruptFile(f"{header.codec} writes one DATA chunk, this file has {len(file.payloads)}")
+    stream = Stream(file.payloads[0].data, file.payloads[0].symbols_crc)
+    x_hat = codec.decompress(stream, (header.height, header.width), header.quality)
+    alpha = None if file.alpha is None else unpack_alpha(file.alpha, header.width, header.height)
+    blank = Picture(to_pixels(x_hat), header.color, alpha, file.icc, file.exif, file.xmp)
+    return blank.with_pixels(blank.pixels)
+
+
+@lru_cache(maxsize=4)
+def _load(slug: str, preset: str, path: Path | None) -> "Codec":
+    if path is None:
+        return create(slug, preset=preset)
+    codec = create(slug, preset=preset, pretrained=False)
+    weights.load(codec, path)
+    return codec
+
+
+def from_weights(path: str | Path) -> LearnedCodec:
+    """The codec of a weights file or training checkpoint: what `--codec mine.safetensors` means."""
+    metadata = weights.describe(path)
+    return LearnedCodec(find(metadata["codec"]), metadata["preset"], Path(path))
+
+
+def to_tensor(pixels: np.ndarray) -> "Tensor":
+    """uint8 (H, W, 3) -> float32 (1, 3, H, W) in [0, 1]."""
+    import torch
+
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
+
+
+def to_pixels(x: "Tensor") -> np.ndarray:
+    """float (1, 3, H, W) in [0, 1] -> uint8 (H, W, 3), rounded."""
+    return (x[0].permute(1, 2, 0) * 255).round().byte().contiguous().cpu().numpy()

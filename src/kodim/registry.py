@@ -1,0 +1,202 @@
+"""Every codec by name, learned or classical; nothing here imports torch until a network is wanted.
+
+A learned system is one file in `kodim/systems`. Its card is the literal dictionary `info` of its class,
+which is read from the source without running it, so listing sixty systems costs milliseconds.
+"""
+
+import ast
+import difflib
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .errors import BadRequest, UnknownCodec
+
+if TYPE_CHECKING:
+    from .codec import Codec
+    from .picture import Picture
+
+DEFAULT_CODEC = "minnen2018"
+TAXONOMY = ("network", "unit", "spatial", "rate", "range")
+
+
+class ImageCodec(Protocol):
+    """What a learned and a classical codec have in common: a picture in, the bytes of a complete file out."""
+
+    @property
+    def slug(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def extension(self) -> str: ...
+    @property
+    def qualities(self) -> tuple[float, ...]: ...
+    @property
+    def continuous(self) -> bool: ...
+    def arguments(self, quality: float) -> dict[str, Any]: ...
+    def encode(self, picture: "Picture", quality: float, *, effort: int | None = None) -> bytes: ...
+    def decode(self, data: bytes) -> "Picture": ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the registry."""
+
+    slug: str
+    kind: str
+    title: str
+    authors: str = ""
+    year: int | None = None
+    arxiv: str | None = None
+    aliases: list[str] = field(default_factory=list)
+    presets: list[str] = field(default_factory=list)
+    weights: list[str] = field(default_factory=list)
+    taxonomy: dict[str, str] = field(default_factory=dict)
+    extension: str = ".kdm"
+    module: str = ""
+    cls: str = ""
+
+
+_registered: dict[str, type["Codec"]] = {}
+
+
+def register(cls: type["Codec"]) -> type["Codec"]:
+    """Add a codec class from outside the package (a decorator); its `info` needs at least a slug and a title."""
+    entry_of(cls.info, cls.presets)
+    _registered[cls.info["slug"]] = cls
+    _learned.cache_clear()
+    return cls
+
+
+def weights_folder() -> Path:
+    """Where the shipped weights live: `<slug>.<preset>.safetensors`, each with a TOML card."""
+    return Path(str(resources.files("kodim"))) / "weights"
+
+
+def weights_file(slug: str, preset: str) -> Path:
+    return weights_folder() / f"{slug}.{preset}.safetensors"
+
+
+def entry_of(info: Mapping[str, Any], presets: Mapping[str, Any], module: str = "", cls: str = "") -> Entry:
+    """A registry line from a class's `info` and `presets`."""
+    fields = {k: info[k] for k in ("slug", "title", "authors", "year", "arxiv", "aliases", "taxonomy") if k in info}
+    names = list(presets)
+    shipped = [p for p in names if weights_file(info["slug"], p).exists()]
+    return Entry(kind="learned", presets=names, weights=shipped, module=module, cls=cls, **fields)
+
+
+@cache
+def _learned() -> dict[str, Entry]:
+    found = {}
+    for path in sorted((Path(str(resources.files("kodim"))) / "systems").glob("[!_]*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if not isinstance(node, ast.ClassDef):
+                continue
+            literals = {
+                target.id: ast.literal_eval(item.value)
+                for item in node.body
+                if isinstance(item, ast.Assign)
+                for target in item.targets
+                if isinstance(target, ast.Name) and target.id in ("info", "presets")
+            }
+            if "info" in literals:
+                entry = entry_of(literals["info"], literals.get("presets", {}), f"kodim.systems.{path.stem}", node.name)
+                found[entry.slug] = entry
+    for slug, cls in _registered.items():
+        found[slug] = entry_of(cls.info, cls.presets)
+    return found
+
+
+def entries(**taxonomy: str) -> list[Entry]:
+    """All codecs, learned ones first; `network="VAE"` and the like keep those whose taxonomy contains the text.
+
+    Raises:
+        BadRequest: a keyword is none of network, unit, spatial, rate, range (or kind).
+    """
+    from .classical import CLASSICAL
+
+    unknown = set(taxonomy) - {*TAXONOMY, "kind"}
+    if unknown:
+        raise BadRequest(f"no such taxonomy field: {', '.join(sorted(unknown))} (there are {', '.join(TAXONOMY)})")
+    found = list(_learned().values())
+    for slug, codec in CLASSICAL.items():
+        card = {
+            "network": "none",
+            "unit": "block",
+            "spatial": "transform and context coding",
+            "rate": "quality knob",
+            "range": "low to high",
+        }
+        found.append(
+            Entry(
+                slug,
+                "classical",
+                codec.title,
+                aliases=list(codec.aliases),
+                taxonomy=card,
+                extension=codec.extension,
+            )
+        )
+    for key, wanted in taxonomy.items():
+        found = [e for e in found if wanted.lower() in (e.kind if key == "kind" else e.taxonomy.get(key, "")).lower()]
+    return found
+
+
+def find(name: str) -> Entry:
+    """The entry of a slug or alias; UnknownCodec with the nearest names otherwise."""
+    wanted = name.lower()
+    names: dict[str, Entry] = {}
+    for entry in entries():
+        names |= dict.fromkeys([entry.slug, *entry.aliases], entry)
+    if wanted in names:
+        return names[wanted]
+    close = difflib.get_close_matches(wanted, names, n=3)
+    hint = f"; did you mean {' or '.join(close)}?" if close else "; `kodim codecs` lists them"
+    raise UnknownCodec(f"unknown codec {name!r}{hint}")
+
+
+def get(name: str) -> ImageCodec:
+    """The file-level codec of a slug or alias, classical or learned, or of a weights file (`*.safetensors`)."""
+    if name.endswith(".safetensors"):
+        from .learned import from_weights
+
+        return from_weights(name)
+    entry = find(name)
+    if entry.kind == "classical":
+        from .classical import CLASSICAL
+
+        return CLASSICAL[entry.slug]
+    from .learned import LearnedCodec
+
+    return LearnedCodec(entry)
+
+
+def create(name: str, *, preset: str = "compact", pretrained: bool = True) -> "Codec":
+    """Build a learned codec (an `nn.Module` in eval mode), with its shipped weights if `pretrained`.
+
+    Raises:
+        UnknownCodec: no such system, or a classical one.
+        BadRequest: no such preset.
+        MissingWeights: no trained weights of that preset ship with this version.
+    """
+    entry = find(name)
+    if entry.kind == "classical":
+        raise UnknownCodec(f"{entry.slug} is a classical codec: it has no network to create")
+    if preset not in entry.presets:
+        raise BadRequest(f"{entry.slug} has no preset {preset!r} (there are {', '.join(entry.presets)})")
+    import torch
+
+    cls = _registered.get(entry.slug) or getattr(importlib.import_module(entry.module), entry.cls)
+    codec: Codec = cls(**cls.presets[preset])
+    codec.preset = preset
+    codec.eval()
+    codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # several times faster on a CPU
+    if pretrained:
+        from .weights import load_shipped
+
+        load_shipped(codec)
+    return codec

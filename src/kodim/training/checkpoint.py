@@ -1,0 +1,96 @@
+"""Checkpoints: one safetensors file, never a pickle.
+
+Tensors are `model/<name>` (the weights), `ema/<name>` (their moving average, what is evaluated and
+shipped) and `opt/<name>/<moment>`; the metadata holds codec, preset, progress and the leg's settings.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..codec import Codec
+from ..errors import BadRequest
+
+
+def save(
+    path: Path,
+    codec: Codec,
+    ema: dict[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    progress: dict[str, Any],
+    config: dict[str, Any],
+) -> None:
+    """Write a checkpoint under a temporary name and rename it into place."""
+    names = {id(p): k for k, p in codec.named_parameters()}
+    tensors = {f"model/{k}": p.detach() for k, p in codec.named_parameters()}
+    tensors |= {f"ema/{k}": v for k, v in ema.items()}
+    for p, moments in optimiser.state.items():
+        tensors |= {f"opt/{names[id(p)]}/{m}": torch.as_tensor(v) for m, v in moments.items()}
+    metadata = {
+        "kodim": "checkpoint",
+        "codec": codec.info["slug"],
+        "preset": codec.preset,
+        "lambdas": json.dumps(codec.lambdas),
+        "progress": json.dumps(progress),
+        "config": json.dumps(config),
+    }
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file({k: v.to("cpu").contiguous() for k, v in tensors.items()}, part, metadata=metadata)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors and the metadata of a safetensors file; BadRequest when it is none."""
+    try:
+        with safe_open(path, "pt") as f:
+            return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise BadRequest(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise BadRequest(f"{path}: not a safetensors file ({str(error).splitlines()[0]})") from None
+
+
+def load(path: str | Path, codec: Codec, ema: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """Restore weights, average and optimiser in place; returns the progress dictionary."""
+    tensors, metadata = read(path)
+    if (metadata.get("codec"), metadata.get("preset")) != (codec.info["slug"], codec.preset):
+        raise BadRequest(
+            f"{path}: a checkpoint of {metadata.get('codec', 'another program')} {metadata.get('preset', '')}, "
+            f"not of {codec.info['slug']} {codec.preset}"
+        )
+    with torch.no_grad():
+        for name, p in codec.named_parameters():
+            _copy(tensors, f"model/{name}", p, path)
+            _copy(tensors, f"ema/{name}", ema[name], path)
+            moments = {k.rsplit("/", 1)[1]: v for k, v in tensors.items() if k.startswith(f"opt/{name}/")}
+            if moments:
+                optimiser.state[p] = {m: v if v.ndim == 0 else v.to(p.device) for m, v in moments.items()}
+    return json.loads(metadata["progress"])
+
+
+def _copy(tensors: dict[str, Tensor], key: str, target: Tensor, path: str | Path) -> None:
+    if key not in tensors or tensors[key].shape != target.shape:
+        raise BadRequest(f"{path}: {key} is missing or has another shape")
+    target.copy_(tensors[key])
+
+
+def load_shared(path: str | Path, codec: nn.Module) -> int:
+    """Start from another system's checkpoint: take over its averaged tensors of equal name and shape."""
+    tensors, _ = read(path)
+    taken = 0
+    with torch.no_grad():
+        for name, p in codec.named_parameters():
+            value = tensors.get(f"ema/{name}")
+            if value is not None and value.shape == p.shape:
+                p.copy_(value)
+                taken += 1
+    return taken

@@ -1,0 +1,60 @@
+"""Strided convolution pyramids: the analysis and synthesis of the hyper-prior family."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .gdn import GDN
+
+
+def down(c_in: int, c_out: int, kernel: int = 5, stride: int = 2) -> nn.Conv2d:
+    """Convolution that divides height and width by `stride`."""
+    return nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2)
+
+
+def up(c_in: int, c_out: int, kernel: int = 5, stride: int = 2) -> nn.ConvTranspose2d:
+    """Transposed convolution that multiplies height and width by `stride`."""
+    return nn.ConvTranspose2d(c_in, c_out, kernel, stride, kernel // 2, output_padding=stride - 1)
+
+
+class _Full(nn.Module):
+    """Runs its layer in float32 inside a bfloat16 region.
+
+    Eight bits of mantissa would round a latent of 100 by half a step, as much as the quantiser itself.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.layer(x.float())
+
+
+def analysis(widths: Sequence[int], kernels: Sequence[int], strides: Sequence[int], *, gdn_last: bool) -> nn.Sequential:
+    """(B, 3, H, W) in [0, 1] -> (B, widths[-1], H/s, W/s), s the product of `strides`; GDN between the layers."""
+    layers: list[nn.Module] = []
+    for c_in, c_out, kernel, stride in zip((3, *widths), widths, kernels, strides, strict=False):
+        layers += [down(c_in, c_out, kernel, stride), GDN(c_out)]
+    if not gdn_last:
+        layers.pop()
+    layers[-1 - gdn_last] = _Full(layers[-1 - gdn_last])
+    if gdn_last:
+        layers[-1] = _Full(layers[-1])
+    return nn.Sequential(*layers)
+
+
+def synthesis(
+    widths: Sequence[int], kernels: Sequence[int], strides: Sequence[int], *, gdn_first: bool
+) -> nn.Sequential:
+    """The mirror of :func:`analysis`, called with the same arguments: latents -> (B, 3, H, W), not clamped."""
+    layers: list[nn.Module] = []
+    outs = (*reversed(widths[:-1]), 3)
+    for c_in, c_out, kernel, stride in zip(reversed(widths), outs, reversed(kernels), reversed(strides), strict=True):
+        layers += [GDN(c_in, inverse=True), up(c_in, c_out, kernel, stride)]
+    if not gdn_first:
+        layers.pop(0)
+    layers[-1] = _Full(layers[-1])
+    return nn.Sequential(*layers)

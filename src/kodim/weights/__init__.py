@@ -1,0 +1,133 @@
+"""Trained weights: `<codec>.<preset>.safetensors` beside this file, each with a TOML card of the same name.
+
+A weights file holds parameters (half precision where that costs nothing) and the frozen integer tables.
+Its fingerprint, the first 8 bytes of the SHA-256 of the whole file, is written into every .kdm file.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import BadRequest, MissingWeights
+from ..registry import weights_file
+
+if TYPE_CHECKING:
+    from ..codec import Codec
+
+
+@cache
+def fingerprint(path: Path) -> bytes:
+    """First 8 bytes of the SHA-256 of a weights file."""
+    return hashlib.sha256(path.read_bytes()).digest()[:8]
+
+
+def load_shipped(codec: "Codec") -> None:
+    """Load the weights that ship with the package; MissingWeights where there are none."""
+    slug, path = codec.info["slug"], weights_file(codec.info["slug"], codec.preset)
+    if not path.exists():
+        raise MissingWeights(f"no trained weights ship for {slug} {codec.preset}; `kodim train {slug}` makes some")
+    load(codec, path)
+
+
+def describe(path: str | Path) -> dict[str, str]:
+    """Metadata of a weights file or checkpoint: `codec`, `preset` and more; BadRequest when it is neither."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as f:
+            metadata = f.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise BadRequest(f"{path}: cannot be read as weights ({str(error).splitlines()[0]})") from None
+    if metadata.get("kodim") not in ("weights", "checkpoint"):
+        raise BadRequest(f"{path}: not a weights file or checkpoint of kodim")
+    return metadata
+
+
+def load(codec: "Codec", path: str | Path) -> None:
+    """Load a weights file, or the averaged weights of a training checkpoint, into a codec in eval mode."""
+    import torch
+
+    from ..coding.priors import PriorModule
+    from ..training.checkpoint import read
+
+    metadata = describe(path)
+    if (metadata["codec"], metadata["preset"]) != (codec.info["slug"], codec.preset):
+        raise BadRequest(f"{path}: weights of {metadata['codec']} {metadata['preset']}, "
+                         f"not of {codec.info['slug']} {codec.preset}")  # fmt: skip
+    tensors, _ = read(path)
+    is_checkpoint = metadata["kodim"] == "checkpoint"
+    if is_checkpoint:
+        tensors = {k[4:]: v for k, v in tensors.items() if k.startswith("ema/")}
+        tensors |= {k: v for k, v in codec.state_dict().items() if ".tables." in k}
+    try:
+        codec.load_state_dict({k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()})
+    except RuntimeError as error:
+        raise BadRequest(f"{path}: does not fit {codec.info['slug']} ({str(error).splitlines()[-1].strip()})") from None
+    if is_checkpoint:
+        codec.freeze()
+    for module in codec.modules():
+        if isinstance(module, PriorModule) and not module.tables.check():
+            raise BadRequest(f"{path}: its probability tables are damaged")
+    if "lambdas" in metadata:
+        codec.lambdas = tuple(json.loads(metadata["lambdas"]))
+    codec.weights_hash = fingerprint(Path(path)) if not is_checkpoint else None
+
+
+def save(codec: "Codec", path: str | Path) -> bytes:
+    """Write a codec's weights and freshly frozen tables; returns their fingerprint.
+
+    Convolution weights are stored in half precision, and the tables are those of the rounded weights.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    with torch.no_grad():
+        for p in codec.parameters():
+            if p.ndim == 4:
+                p.copy_(p.half().float())
+    codec.freeze()
+    state = {k: v.half() if v.ndim == 4 and v.is_floating_point() else v for k, v in codec.state_dict().items()}
+    metadata = {
+        "kodim": "weights",
+        "codec": codec.info["slug"],
+        "preset": codec.preset,
+        "lambdas": json.dumps(codec.lambdas),
+    }
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file({k: v.cpu().contiguous() for k, v in state.items()}, part, metadata=metadata)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    fingerprint.cache_clear()
+    codec.weights_hash = fingerprint(path)
+    return codec.weights_hash
+
+
+def search_path() -> Iterator[Path]:
+    """Weights files besides the shipped ones: the files, and those in the folders, that KODIM_WEIGHTS names."""
+    for name in filter(None, os.environ.get("KODIM_WEIGHTS", "").split(os.pathsep)):
+        path = Path(name)
+        if path.is_dir():
+            yield from sorted(path.glob("*.safetensors"))
+        elif path.is_file():
+            yield path
+
+
+def find(slug: str, preset: str, wanted: bytes) -> Path:
+    """The weights file of a fingerprint; MissingWeights, saying what is here instead, where there is none."""
+    shipped = weights_file(slug, preset)
+    here = [shipped] if shipped.exists() else []
+    for path in [*here, *search_path()]:
+        if fingerprint(path) == wanted:
+            return path
+    have = f"{fingerprint(shipped).hex()} here" if here else "none here"
+    raise MissingWeights(
+        f"written with weights {wanted.hex()} of {slug} {preset} ({have}); "
+        "put that weights file where KODIM_WEIGHTS points, or install the version of kodim that wrote it"
+    )
