@@ -14,7 +14,7 @@ CODE   := src tests benchmarks
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py
@@ -35,7 +35,7 @@ format: $(STAMP)
 $(STAMP): requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "kodim needs Python 3.11 or later; name one: make PYTHON=python3.12" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet -r requirements-dev.txt
 	$(PIP) install --quiet --no-build-isolation --no-deps -e .
 	$(PIP) check

@@ -105,9 +105,7 @@ def draw(photo: picture.Picture, rows: list[list[Shot]]) -> Image.Image:
     for y, row in enumerate(rows):
         top = margin + y * (height + caption + margin)
         cells = [(photo.pixels, "original\n24 bpp")]
-        cells += [
-            (s.decoded.pixels, f"{s.codec}\n{s.size:,} bytes  {s.bpp:.2f} bpp  {s.psnr:.1f} dB") for s in row
-        ]
+        cells += [(s.decoded.pixels, f"{s.codec}\n{s.size:,} bytes  {s.bpp:.2f} bpp  {s.psnr:.1f} dB") for s in row]
         for x, (pixels, label) in enumerate(cells):
             left = margin + x * (width + margin)
             # whole factors and no smoothing: what one sees are the codec's pixels, not the resampler's

@@ -168,9 +168,7 @@ def test_a_wanted_ms_ssim_is_met(run: Callable[..., Run], photo: Path) -> None:
 
 
 @pytest.mark.parametrize(("wish", "end"), [(0.001, "lowest"), (30, "highest")])
-def test_an_unreachable_wish_names_the_end_reached(
-    run: Callable[..., Run], photo: Path, wish: float, end: str
-) -> None:
+def test_an_unreachable_wish_names_the_end_reached(run: Callable[..., Run], photo: Path, wish: float, end: str) -> None:
     result = run("compress", photo, "--codec", "jpeg", "--bpp", wish)
     assert result.code == 0
     assert f"{end} end of jpeg" in result.out
@@ -224,9 +222,7 @@ def test_effort_is_passed_on(run: Callable[..., Run], photo: Path) -> None:
 # inputs: files, folders, globs
 
 
-def test_a_folder_gives_its_pictures_and_notes_the_rest(
-    run: Callable[..., Run], folder: Path, tmp_path: Path
-) -> None:
+def test_a_folder_gives_its_pictures_and_notes_the_rest(run: Callable[..., Run], folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     result = run("compress", folder, "--codec", "webp", "-o", out, "--json")
     assert result.code == 0
@@ -275,9 +271,7 @@ def test_a_folder_without_pictures_is_an_error(run: Callable[..., Run], tmp_path
 def test_a_bad_file_does_not_stop_a_batch(run: Callable[..., Run], folder: Path, tmp_path: Path) -> None:
     (folder / "aa.jpg").write_bytes((folder / "a.jpg").read_bytes()[:600])
     out = tmp_path / "out"
-    result = run(
-        "compress", folder / "aa.jpg", tmp_path / "none.png", folder, "--codec", "webp", "-o", out, "--json"
-    )
+    result = run("compress", folder / "aa.jpg", tmp_path / "none.png", folder, "--codec", "webp", "-o", out, "--json")
     assert result.code == 2
     assert files_under(out) == {"a.webp", "b.webp"}
     assert [Path(row["output"]).name for row in result.json["files"]] == ["a.webp", "b.webp"]
@@ -304,9 +298,7 @@ def enormous(path: Path) -> None:
     """A PNG of a few bytes that claims 10^9 pixels."""
     header = struct.pack(">IIBBBBB", 40_000, 25_000, 8, 2, 0, 0, 0)
     body = b"IHDR" + header
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
-    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body)))
 
 
 def kdm(path: Path) -> None:
@@ -390,9 +382,7 @@ def test_a_link_is_written_through(run: Callable[..., Run], photo: Path) -> None
     assert real.exists()
 
 
-def test_two_inputs_never_share_an_output(
-    run: Callable[..., Run], photo: Path, astronaut: Image.Image
-) -> None:
+def test_two_inputs_never_share_an_output(run: Callable[..., Run], photo: Path, astronaut: Image.Image) -> None:
     twin = photo.with_suffix(".bmp")
     astronaut.save(twin)
     result = run("compress", photo, twin, "--codec", "jpeg")
@@ -400,9 +390,7 @@ def test_two_inputs_never_share_an_output(
     assert photo.with_suffix(".jpg").exists()
 
 
-def test_an_output_never_replaces_another_input(
-    run: Callable[..., Run], photo: Path, astronaut: Image.Image
-) -> None:
+def test_an_output_never_replaces_another_input(run: Callable[..., Run], photo: Path, astronaut: Image.Image) -> None:
     other = photo.with_suffix(".jpg")
     astronaut.save(other)
     data = other.read_bytes()
@@ -447,21 +435,23 @@ def test_no_permission(run: Callable[..., Run], photo: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of POSIX systems")
-def test_new_files_have_the_usual_mode(run: Callable[..., Run], photo: Path) -> None:
+def test_files_have_the_usual_mode(run: Callable[..., Run], photo: Path) -> None:
+    goal = photo.with_suffix(".jpg")
     before = os.umask(0o027)
     try:
         run("compress", photo, "--codec", "jpeg")
+        assert goal.stat().st_mode & 0o777 == 0o640
+        goal.chmod(0o600)
+        run("compress", photo, "--codec", "jpeg")
+        assert goal.stat().st_mode & 0o777 == 0o600
     finally:
         os.umask(before)
-    assert photo.with_suffix(".jpg").stat().st_mode & 0o777 == 0o640
 
 
 # decompress
 
 
-def test_decompress_keeps_pixels_and_profile(
-    run: Callable[..., Run], photo: Path, astronaut: Image.Image
-) -> None:
+def test_decompress_keeps_pixels_and_profile(run: Callable[..., Run], photo: Path, astronaut: Image.Image) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     astronaut.save(photo, icc_profile=profile)
     run("compress", photo, "--codec", "webp")
@@ -627,9 +617,8 @@ def test_train_errors(run: Callable[..., Run], tmp_path: Path) -> None:
     assert_one_line(run("train", "nosuch", "--data", tmp_path, *goal), "nosuch")
     assert_one_line(run("train", "jpeg", "--data", tmp_path, *goal), "classical")
     assert_one_line(run("train", "minnen2018", "--data", tmp_path, "--minutes", 0, *goal), "--minutes")
-    assert_one_line(
-        run("train", "minnen2018", "--data", tmp_path, "--resume", tmp_path / "n", *goal), "no such file"
-    )
+    assert_one_line(run("train", "minnen2018", "--data", tmp_path, "--device", "abacus", *goal), "abacus")
+    assert_one_line(run("train", "minnen2018", "--data", tmp_path, "--resume", tmp_path / "n", *goal), "no such file")
     assert_one_line(run("train", "minnen2018", "--data", tmp_path), "--output")
 
 
@@ -669,9 +658,7 @@ def test_usage_errors_are_one_line(run: Callable[..., Run], argv: list[str], wor
     assert result.out == ""
 
 
-def test_our_own_faults_are_one_line_too(
-    run: Callable[..., Run], photo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_our_own_faults_are_one_line_too(run: Callable[..., Run], photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import kodim.classical
 
     def broken(*args: object, **kwargs: object) -> bytes:
@@ -721,12 +708,8 @@ def test_light_commands_do_not_import_torch(photo: Path) -> None:
         ["info", "x.kdm"],
         ["compress", "photo.png", "--codec", "jpeg", "--bpp", "1"],
     ]
-    code = (
-        f"import sys; from kodim.cli import main; print([main(a) for a in {lines}], 'torch' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=photo.parent, capture_output=True, text=True, check=True
-    )
+    code = f"import sys; from kodim.cli import main; print([main(a) for a in {lines}], 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=photo.parent, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[0, 0, 0, 0] False"
 
 
@@ -741,6 +724,14 @@ def test_a_closed_pipe_is_quiet(argv: list[str]) -> None:
         os.close(write)
     assert done.stderr == b""
     assert done.returncode == 141
+
+
+@pytest.mark.skipif(os.name != "posix", reason="shells of POSIX systems")
+def test_streams_closed_by_the_shell(photo: Path) -> None:
+    for streams in (">&-", "2>&-", ">&- 2>&-"):
+        command = f"{sys.executable} -m kodim compress {photo} --codec jpeg -o {photo.parent}/x.jpg {streams}"
+        assert subprocess.run(["sh", "-c", command], capture_output=True, check=False).returncode == 0
+        photo.with_name("x.jpg").unlink()
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")

@@ -50,13 +50,14 @@ class LearnedCodec:
         """The .kdm file of a picture.
 
         Raises:
-            BadRequest: quality outside 0..100, or an effort other than 1 (these systems know no other).
+            BadRequest: quality outside 0..100, or effort outside 1..9. (These systems have one way to encode:
+                every effort gives the same file.)
             MissingWeights: no trained weights.
         """
         if not 0 <= quality <= 100:
             raise BadRequest(f"quality must lie in 0..100, not {quality:g}")
-        if effort not in (None, 1):
-            raise BadRequest(f"{self.slug} has one encoder effort, 1; not {effort}")
+        if effort is not None and not 1 <= effort <= 9:
+            raise BadRequest(f"effort must lie in 1..9, not {effort}")
         quality = round(quality * 100) / 100
         codec = self.codec
         stream, _ = codec.compress(to_tensor(picture.pixels), quality)

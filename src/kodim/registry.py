@@ -136,6 +136,8 @@ def entries(**taxonomy: str) -> list[Entry]:
                 slug,
                 "classical",
                 codec.title,
+                authors=codec.authors,
+                year=codec.year,
                 aliases=list(codec.aliases),
                 taxonomy=card,
                 extension=codec.extension,
@@ -160,8 +162,8 @@ def find(name: str) -> Entry:
 
 
 def get(name: str) -> ImageCodec:
-    """The file-level codec of a slug or alias, classical or learned, or of a weights file (`*.safetensors`)."""
-    if name.endswith(".safetensors"):
+    """The file-level codec of a slug or alias, classical or learned, or of a weights file or checkpoint."""
+    if name.endswith((".safetensors", ".ckpt")) or "/" in name:
         from .learned import from_weights
 
         return from_weights(name)

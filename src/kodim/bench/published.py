@@ -50,7 +50,8 @@ class Published:
     def curve(self, name: str) -> Curve:
         """The curve of that name. Raises BadRequest with the nearest names."""
         if name not in self.curves:
-            near = get_close_matches(name, self.curves, n=3, cutoff=0.4) or sorted(self.curves)[:5]
+            near = [known for known in sorted(self.curves) if name.lower() in known][:5]
+            near = near or get_close_matches(name, self.curves, n=3, cutoff=0.4) or sorted(self.curves)[:5]
             raise BadRequest(f"no published curve {name!r}; near are {', '.join(near)}")
         return self.curves[name]
 

@@ -155,12 +155,8 @@ class Jpeg(_Subsampled):
     def arguments(self, quality: float, *, effort: int | None = None) -> dict[str, Any]:
         self.scaled_effort(effort, (None,) * 9, None)
         subsampling = 0 if self.subsampling == "4:4:4" else 2
-        return {
-            "quality": max(1, int(self.knob(quality))),
-            "subsampling": subsampling,
-            "optimize": True,
-            "progressive": True,
-        }
+        knob = max(1, int(self.knob(quality)))
+        return {"quality": knob, "subsampling": subsampling, "optimize": True, "progressive": True}
 
     def check(self, picture: Picture) -> None:
         self.refuse_alpha(picture)

@@ -14,7 +14,7 @@ from kodim.errors import BadRequest, CorruptFile, UnsupportedImage
 if TYPE_CHECKING:
     from kodim.picture import Picture
 
-_MIN_SIDE = 16  # vvenc refuses smaller frames
+_MIN_SIDE = 32  # below 16 vvenc refuses; below 32 its headers may not fit ffmpeg's buffer of 8 bits per pixel
 # A NAL unit of an unspecified type (28), which decoders skip: start code, two bytes of header.
 _CROP = b"\x00\x00\x01\x00\xe1"
 # Full-range BT.709 both ways, rounding and chroma filters at their most accurate.
@@ -24,10 +24,11 @@ _SCALE = "accurate_rnd+full_chroma_int+full_chroma_inp+bicubic"
 class Vvc(ClassicalCodec):
     """VVC intra (H.266, ISO 23090-3), vvenc, one 10-bit 4:2:0 frame as a raw byte stream.
 
-    Knob: the quantisation parameter, 63 - 0.63 * quality, rounded; some neighbours share one. Effort is
-    vvenc's preset, faster to slower (default medium, tens of seconds per megapixel). Tuned for PSNR switches
-    vvenc's perceptual quantisation off. Colour is 4:2:0 whatever one asks of the encoder, so PSNR in RGB
-    saturates. Frames have even sides of 16 or more: others are padded, and the padding is told to this
+    Knob: the quantisation parameter, 63 - quality / 2, so 13 at the least: 4:2:0 gains nothing below, and
+    files of more than 8 bits per pixel overflow ffmpeg's buffer. Qualities 2n-1 and 2n give the same file.
+    Effort is vvenc's preset, faster to slower (default medium, tens of seconds per megapixel). Tuned for PSNR
+    switches vvenc's perceptual quantisation off. Colour is 4:2:0 whatever one asks of the encoder, so PSNR in
+    RGB saturates. Frames have even sides of 32 or more: others are padded, and the padding is told to this
     decoder in a NAL unit that every other one skips. Profile, EXIF and XMP have no place in the stream.
     """
 
@@ -37,7 +38,7 @@ class Vvc(ClassicalCodec):
     year = 2020
     aliases = ("h266", "vvenc")
     extension = ".vvc"
-    qualities = (25, 33, 41, 49, 57, 65)  # QP 47, 42, 37, 32, 27, 22
+    qualities = (32, 42, 52, 62, 72, 82)  # QP 47, 42, 37, 32, 27, 22
     module = "imageio_ffmpeg"
     package = "imageio-ffmpeg"
     extra = "vvc"
@@ -45,7 +46,7 @@ class Vvc(ClassicalCodec):
     def arguments(self, quality: float, *, effort: int | None = None) -> dict[str, Any]:
         presets = ("faster", "faster", "fast", "fast", "medium", "medium", "slow", "slow", "slower")
         return {
-            "qp": int(63 - 0.63 * self.knob(quality) + 0.5),
+            "qp": 63 - (int(self.knob(quality)) + 1) // 2,
             "preset": self.scaled_effort(effort, presets, "medium"),
             "qpa": 0 if self.tune == "psnr" else 1,
             "threads": 1,
@@ -110,17 +111,8 @@ def _ffmpeg(arguments: str, data: bytes) -> tuple[bytes, str]:
         program = get_ffmpeg_exe()
     except RuntimeError as error:
         raise BadRequest("vvc: imageio-ffmpeg found no ffmpeg program for this machine") from error
-    command = [
-        program,
-        "-v",
-        "error",
-        "-nostdin",
-        "-threads",
-        "1",
-        "-filter_threads",
-        "1",
-        *arguments.split(),
-    ]
+    quiet = "-v error -nostdin -threads 1 -filter_threads 1"
+    command = [program, *quiet.split(), *arguments.split()]
     done = subprocess.run(command, input=data, capture_output=True, check=False)
     lines = done.stderr.decode("utf-8", "replace").splitlines() or ["no picture came out"]
     reason = lines[0].rpartition("] ")[2].strip()[:200]  # behind "[vvc @ 0x55d0c6] "

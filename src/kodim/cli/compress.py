@@ -216,6 +216,7 @@ def decompress(
 ) -> None:
     """Decompress .kdm files: photo.kdm becomes photo.png.
 
+    Without -o nothing is overwritten: where photo.png exists, the result is photo.decoded.png.
     The name after -o chooses the format (.png, .tif, .jpg, ...).
     Colour profile and EXIF data are kept.
     """
@@ -226,6 +227,8 @@ def decompress(
 
     def job(path: Path) -> Row:
         goal = outputs.path_for(path)
+        if output is None and goal.exists():  # most likely the original
+            goal = goal.with_name(f"{goal.stem}.decoded{goal.suffix}")
         check_writable(goal)
         return _decompress_one(path, goal, partial=partial)
 

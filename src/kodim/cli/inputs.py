@@ -70,10 +70,10 @@ def expand(words: Sequence[str], wanted: Callable[[Path], bool], kind: str) -> I
                 right = [file for file in files if wanted(file)]
                 if not right:
                     raise BadRequest(f"{word}: no {kind} in there")
-                found.skipped += [str(file) for file in files if file not in set(right)]
+                taken = set(right)
+                found.skipped += [str(file) for file in files if file not in taken]
                 files = right
-            seen = set(found.files)
-            found.files += [file for file in files if file not in seen]
+            found.files = list(dict.fromkeys([*found.files, *files]))
         except KodimError as error:
             found.failed.append((word, str(error)))
     return found

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import stat
 import sys
 import traceback
@@ -102,8 +103,9 @@ def progress(total: int, label: str) -> Iterator[Callable[[str], None]]:
         BarColumn(),
         MofNCompleteColumn(),
     )
-    # redirect_stdout is off: results may go to a file while the bar goes to the terminal
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+    # lines of results go above the bar when they go to the same terminal, and straight to a file when not
+    shared = sys.stdout.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=shared) as bar:
         task = bar.add_task(label, total=total)
         begun = False
 
@@ -131,6 +133,8 @@ def check_writable(path: Path) -> None:
         folder = folder.parent
     if not folder.is_dir():
         raise BadRequest(f"{path}: {folder} is not a folder")
+    if path.exists() and not os.access(path, os.W_OK):  # renaming over it would work, but it was protected
+        raise BadRequest(f"{path}: is write-protected")
     if not os.access(folder, os.W_OK | os.X_OK) and not path.exists():
         raise BadRequest(f"{path}: no permission to write in {folder}")
 
@@ -168,6 +172,8 @@ def _replace(target: Path, data: bytes) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
+        if target.exists():
+            shutil.copymode(target, hidden)  # as `cp` over an existing file
         signals.check()
         os.replace(hidden, target)
     except BaseException:

@@ -132,6 +132,9 @@ def _usage_line(error: Any) -> str:
 
 def _quiet_program() -> None:
     """Set up the process as a program: any file name can be printed, libraries' warnings stay silent."""
+    # a stream closed by the shell (`>&-`) is None in Python
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +16,11 @@ EXAMPLES = """[bold]Examples[/bold]
 
 kodim train minnen2018 --data photos/ --minutes 60 -o mine.ckpt
 
-kodim train minnen2018 --data photos/ --minutes 60 --resume mine.ckpt -o mine.ckpt  →  an hour more
+kodim train minnen2018 --data photos/ --resume mine.ckpt -o mine.ckpt  →  an hour more
 
---minutes counts time spent training, over all the runs that a checkpoint went through."""
+python -m kodim.training.export mine.ckpt my-weights/  →  weights for --codec
+
+--minutes is the time of this run. Ctrl-C ends it early and keeps what was learned."""
 
 
 def train(
@@ -34,6 +37,17 @@ def train(
     resume: Annotated[Path | None, typer.Option(metavar="CKPT", help="Continue from this checkpoint.")] = None,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     preset: Annotated[str, typer.Option(metavar="NAME", help="Sizes: compact or paper.")] = "compact",
+    init: Annotated[
+        Path | None,
+        typer.Option(metavar="CKPT", help="Start from the tensors that another system's checkpoint shares."),
+    ] = None,
+    lambda_: Annotated[
+        float | None,
+        typer.Option("--lambda", metavar="L", help="Weight of 255^2 MSE against bpp, for one fixed rate."),
+    ] = None,
+    lr: Annotated[float, typer.Option(metavar="R", help="Learning rate at the start.")] = 3e-3,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of crops, noise and rates.")] = 0,
+    compile_: Annotated[bool, typer.Option("--compile", help="Use torch.compile (worth it on a GPU).")] = False,
 ) -> None:
     """Train a learned codec on folders of pictures, for a given time."""
     from kodim import registry
@@ -43,24 +57,46 @@ def train(
     for folder in data:
         if not folder.is_dir():
             raise BadRequest(f"{folder}: no such folder")
-    if resume is not None and not resume.is_file():
-        raise BadRequest(f"{resume}: no such file")
+    for start in (resume, init):
+        if start is not None and not start.is_file():
+            raise BadRequest(f"{start}: no such file")
+    for name, value in (("--lambda", lambda_), ("--lr", lr)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise BadRequest(f"{name} must be above 0, not {value:g}")
     check_writable(output)
+    _check_device(device)
     chosen = registry.get(codec)
     if chosen.kind != "learned":
         raise BadRequest(f"{codec} is a classical codec: there is nothing to train")
 
-    from kodim.training.cli_bridge import TrainConfig
-    from kodim.training.cli_bridge import train as run
+    from kodim.training.loop import TrainConfig
+    from kodim.training.loop import train as run
 
     run(
         TrainConfig(
             codec=chosen.slug,
-            data=list(data),
-            minutes=minutes,
-            resume=resume,
-            device=device,
+            data=[str(folder) for folder in data],
+            output=str(output),
             preset=preset,
-            output=output,
+            minutes=minutes,
+            resume=str(resume) if resume is not None else None,
+            device=device,
+            init=str(init) if init is not None else None,
+            lambdas=(lambda_, lambda_) if lambda_ is not None else None,
+            lr=lr,
+            seed=seed,
+            compile=compile_,
         )
     )
+
+
+def _check_device(name: str) -> None:
+    """BadRequest for a device that is none, or that is not here: PyTorch says so late and at length."""
+    kind = name.partition(":")[0]
+    if not re.fullmatch(r"auto|cpu|(cuda|mps|xpu)(:\d+)?", name):
+        raise BadRequest(f"--device is auto, cpu, cuda, cuda:1, mps or xpu, not {name!r}")
+    if kind in ("cuda", "mps", "xpu"):
+        import torch
+
+        if not getattr(torch, kind).is_available():
+            raise BadRequest(f"--device {name}: no such device here")

@@ -5,7 +5,7 @@ a distribution for every element of one latent. A bound prior answers from the s
 
 - `centre`: the value that rounding is relative to; latents are coded as `round(v - centre)`,
 - `bits(r)`: differentiable -log2 p of (noisy) residuals `r = v - centre`, for training,
-- `index()`: the table row of every element, for estimate, encoder and decoder.
+- `distributions()`: the integer counts of every element, for estimate, encoder and decoder.
 """
 
 import math
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..quantizers.gains import interpolate
 from ..transforms.gdn import lower_bound
-from .tables import IntegerTables, Rows
+from .tables import Indexed, IntegerTables
 
 FLOOR = 1e-9  # of a training likelihood: keeps log2 finite; the coder's own floor is the escape
 TAIL = 2.0**-13  # mass that tables leave to their escape
@@ -42,10 +42,11 @@ class PriorModule(nn.Module):
         """Compute the integer tables from the present parameters."""
         self.tables.fill(*self.masses())
 
-    def rows(self) -> Rows:
+    def indexed(self, rows: Tensor) -> Indexed:
+        """The table rows (any shape) of a latent's elements, for the coder."""
         if not self.tables.ready:
             self.freeze()
-        return self.tables.rows
+        return Indexed(self.tables.rows, rows.reshape(-1).to("cpu", torch.int64).numpy())
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,19 @@ class Factorized:
 
     centre = 0.0
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.level), self.module.channels, *self.grid
+
     def bits(self, r: Tensor) -> Tensor:
         log_scale = interpolate(self.module.log_scale, self.level)  # (B, C)
         return self.module.bits(r * torch.exp(-log_scale)[:, :, None, None], torch.exp(-log_scale))
 
-    def index(self) -> Tensor:
+    def distributions(self) -> Indexed:
         m = self.module
         step = torch.round(self.level * m.substeps).long()  # nearest tabulated level
         rows = step[:, None] * m.channels + torch.arange(m.channels, device=step.device)
-        return rows[:, :, None, None].expand(-1, -1, *self.grid)
+        return m.indexed(rows[:, :, None, None].expand(self.shape))
 
 
 class FactorizedPrior(PriorModule):
@@ -151,11 +156,15 @@ class LocationScale:
     def centre(self) -> Tensor | float:
         return 0.0 if self.mean is None else self.mean
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.scale_index.shape)
+
     def bits(self, r: Tensor) -> Tensor:
         return self.module.bits(r, self.module.scale(self.scale_index))
 
-    def index(self) -> Tensor:
-        return torch.floor(self.scale_index + 0.5).clamp(0, self.module.count - 1).long()
+    def distributions(self) -> Indexed:
+        return self.module.indexed(torch.floor(self.scale_index + 0.5).clamp(0, self.module.count - 1))
 
 
 class ScalePrior(PriorModule):

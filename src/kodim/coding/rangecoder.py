@@ -5,11 +5,13 @@ sides know the rows before the symbols, so the order (rows ascending, positions 
 row, then the escaped values of the site) needs no side information.
 """
 
+from typing import Any
+
 import constriction
 import numpy as np
 
 from ..errors import CorruptFile
-from .tables import Rows, escape_excess, escape_symbols, escape_width
+from .tables import TOTAL, Distributions, Individual, escape_excess, escape_symbols, escape_width
 
 _queue = constriction.stream.queue
 _model = constriction.stream.model
@@ -22,15 +24,17 @@ class Writer:
     def __init__(self) -> None:
         self._coder = _queue.RangeEncoder()
 
-    def write(self, symbols: np.ndarray, rows: np.ndarray, tables: Rows) -> None:
-        """Append int64 symbols (n,), each coded with its row (n,) of the tables."""
-        position, escaped = tables.split(symbols, rows)
-        for row, where in _groups(rows):
-            model = _model.Categorical(tables.probabilities(row), perfect=False)
-            self._coder.encode(position[where].astype(np.int32), model)
+    def write(self, symbols: np.ndarray, distributions: Distributions) -> None:
+        """Append int64 symbols (n,), each coded with its own distribution."""
+        position, escaped = distributions.split(symbols)
+        if isinstance(distributions, Individual):
+            self._coder.encode(position.astype(np.int32), _family(), distributions.counts / TOTAL)
+        else:
+            for probabilities, where in distributions.groups():
+                model = _model.Categorical(probabilities, perfect=False)
+                self._coder.encode(position[where].astype(np.int32), model)
         if escaped.any():
-            r = rows[escaped]
-            self._write_excess(escape_excess(symbols[escaped], tables.low[r], tables.lengths[r]))
+            self._write_excess(escape_excess(symbols[escaped], *distributions.low_and_length(escaped)))
 
     def _write_excess(self, excess: np.ndarray) -> None:
         width = escape_width(excess)
@@ -51,19 +55,21 @@ class Reader:
         words = np.frombuffer(data + b"\0" * (-len(data) % 4), dtype=">u4").astype(np.uint32)
         self._coder = _queue.RangeDecoder(words)
 
-    def read(self, rows: np.ndarray, tables: Rows) -> np.ndarray:
-        """The next symbols (n,) int64, given their rows (n,)."""
-        position = np.empty(len(rows), dtype=np.int64)
+    def read(self, distributions: Distributions) -> np.ndarray:
+        """The next symbols (n,) int64, given their distributions."""
         try:
-            for row, where in _groups(rows):
-                model = _model.Categorical(tables.probabilities(row), perfect=False)
-                position[where] = self._coder.decode(model, len(where))
-            symbols = position + tables.low[rows]
-            escaped = position == tables.lengths[rows]
+            if isinstance(distributions, Individual):
+                symbols = self._coder.decode(_family(), distributions.counts / TOTAL).astype(np.int64)
+            else:
+                symbols = np.empty(len(distributions.rows), dtype=np.int64)
+                for probabilities, where in distributions.groups():
+                    symbols[where] = self._coder.decode(_model.Categorical(probabilities, perfect=False), len(where))
+            low, length = distributions.low_and_length(np.arange(len(symbols)))
+            escaped = symbols == length
+            symbols += low
             if escaped.any():
-                r = rows[escaped]
                 excess = self._read_excess(int(escaped.sum()))
-                symbols[escaped] = escape_symbols(excess, tables.low[r], tables.lengths[r])
+                symbols[escaped] = escape_symbols(excess, low[escaped], length[escaped])
         except AssertionError:
             raise CorruptFile("the coded data is not what any encoder writes") from None
         return symbols
@@ -77,11 +83,9 @@ class Reader:
         return excess
 
 
-def _groups(rows: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """(row, positions in ascending order) for every row that occurs, ascending."""
-    order = np.argsort(rows, kind="stable")
-    values, first = np.unique(rows[order], return_index=True)
-    return list(zip(values.tolist(), np.split(order, first[1:]), strict=True)) if len(rows) else []
+def _family() -> Any:
+    """A categorical model whose probabilities come with each symbol."""
+    return _model.Categorical(perfect=False)
 
 
 def _pieces(width: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -26,24 +26,20 @@ from torch import Tensor
 
 from ..quantizers.rounding import noisy, straight_through
 from .rangecoder import Reader, Writer
-from .tables import Rows
+from .tables import Distributions
 
 MAX_SYMBOL = 2.0**24  # beyond any sane latent, and exact in float32
-
-
-class PriorOwner(Protocol):
-    def rows(self) -> Rows: ...
 
 
 class BoundPrior(Protocol):
     """What a site needs to know of a distribution; see :mod:`kodim.coding.priors`."""
 
     @property
-    def module(self) -> PriorOwner: ...
-    @property
     def centre(self) -> Tensor | float: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
     def bits(self, r: Tensor) -> Tensor: ...
-    def index(self) -> Tensor: ...
+    def distributions(self) -> Distributions: ...
 
 
 class Code:
@@ -107,7 +103,7 @@ class Estimate(_WithPicture):
     def __call__(self, name: str, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
         q = _quantise(latent(), prior)
         symbols = _to_numpy(q)
-        bits = prior.module.rows().bits(symbols, _to_numpy(prior.index())).reshape(len(q), -1).sum(1)
+        bits = prior.distributions().bits(symbols).reshape(len(q), -1).sum(1)
         self.add(name, torch.as_tensor(bits, dtype=torch.float32, device=q.device))
         return _canonical(q + prior.centre)
 
@@ -122,7 +118,7 @@ class Encode(_WithPicture):
     def __call__(self, name: str, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
         q = _quantise(latent(), prior)
         symbols = _to_numpy(q)
-        self.writer.write(symbols, _to_numpy(prior.index()), prior.module.rows())
+        self.writer.write(symbols, prior.distributions())
         self.crc = _crc(symbols, self.crc)
         return _canonical(q + prior.centre)
 
@@ -138,10 +134,9 @@ class Decode(Code):
         return torch.empty(0)
 
     def __call__(self, name: str, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
-        index = prior.index()
-        symbols = self.reader.read(_to_numpy(index), prior.module.rows())
+        symbols = self.reader.read(prior.distributions())
         self.crc = _crc(symbols, self.crc)
-        q = torch.as_tensor(symbols, device=index.device).view(index.shape).float()
+        q = torch.as_tensor(symbols, device=self.level.device).view(prior.shape).float()
         return _canonical(q + prior.centre)
 
 
@@ -155,7 +150,7 @@ def _canonical(value: Tensor) -> Tensor:
 
 
 def _to_numpy(x: Tensor) -> np.ndarray:
-    return x.flatten().to("cpu", torch.int64).numpy()
+    return x.reshape(-1).to("cpu", torch.int64).numpy()
 
 
 def _crc(symbols: np.ndarray, crc: int) -> int:

@@ -43,7 +43,7 @@ class IntegerTables(nn.Module):
 
     def fill(self, masses: list[np.ndarray], low: list[int]) -> None:
         """Freeze float probability masses (each row: symbols in order, then the escape's) as integers."""
-        counts = [quantise(m) for m in masses]
+        counts = [quantise(m) for m in masses]  # at most 2^16 - 1 each, since every row has two or more
         self.clear()
         device = self.counts.device
         starts = np.cumsum([0] + [len(c) for c in counts])
@@ -98,13 +98,69 @@ class Rows:
         escaped = (position < 0) | (position >= self.lengths[rows])
         return np.where(escaped, self.lengths[rows], position), escaped
 
-    def bits(self, symbols: np.ndarray, rows: np.ndarray) -> np.ndarray:
+
+@dataclass(frozen=True)
+class Indexed:
+    """The distributions of n symbols, each a row of shared tables: `rows` (n,)."""
+
+    tables: Rows
+    rows: np.ndarray
+
+    def split(self, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.tables.split(symbols, self.rows)
+
+    def low_and_length(self, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First symbol and number of symbols of the tables of the chosen elements."""
+        rows = self.rows[where]
+        return self.tables.low[rows], self.tables.lengths[rows]
+
+    def bits(self, symbols: np.ndarray) -> np.ndarray:
         """Exact cost in bits of each symbol, escapes included."""
-        position, escaped = self.split(symbols, rows)
-        cost = self.costs[self.starts[rows] + position]
+        position, escaped = self.split(symbols)
+        cost = self.tables.costs[self.tables.starts[self.rows] + position]
         if escaped.any():
-            cost[escaped] += escape_bits(symbols[escaped], self.low[rows[escaped]], self.lengths[rows[escaped]])
+            cost[escaped] += escape_bits(symbols[escaped], *self.low_and_length(escaped))
         return cost
+
+    def groups(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(probabilities, positions in ascending order) for every row that occurs, rows ascending."""
+        order = np.argsort(self.rows, kind="stable")
+        values, first = np.unique(self.rows[order], return_index=True)
+        parts = np.split(order, first[1:]) if len(order) else []
+        return [(self.tables.probabilities(row), part) for row, part in zip(values.tolist(), parts, strict=True)]
+
+
+@dataclass(frozen=True)
+class Individual:
+    """The distributions of n symbols, each with counts of its own: (n, k + 1), the last one the escape's.
+
+    Rows sum to 2^16; `low` (n,) is the symbol of the first count. Where a model knows no escape
+    (categories), that count is 0 and no symbol lies outside.
+    """
+
+    counts: np.ndarray
+    low: np.ndarray
+
+    def split(self, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        length = self.counts.shape[1] - 1
+        position = symbols - self.low
+        escaped = (position < 0) | (position >= length)
+        return np.where(escaped, length, position), escaped
+
+    def low_and_length(self, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        low = self.low[where]
+        return low, np.full(len(low), self.counts.shape[1] - 1)
+
+    def bits(self, symbols: np.ndarray) -> np.ndarray:
+        """Exact cost in bits of each symbol, escapes included."""
+        position, escaped = self.split(symbols)
+        cost = PRECISION - np.log2(np.take_along_axis(self.counts, position[:, None], 1)[:, 0])
+        if escaped.any():
+            cost[escaped] += escape_bits(symbols[escaped], *self.low_and_length(escaped))
+        return cost
+
+
+Distributions = Indexed | Individual
 
 
 def escape_excess(symbols: np.ndarray, low: np.ndarray, length: np.ndarray) -> np.ndarray:

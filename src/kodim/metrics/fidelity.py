@@ -81,10 +81,10 @@ def _score(name: str, a: Pixels, b: Pixels) -> float:
     import torch
 
     threads = torch.get_num_threads()
-    # Many small depthwise convolutions: oneDNN and a second thread make them 2 to 30 times slower.
+    # Many small depthwise convolutions: on a busy machine a second thread makes them ten times slower.
     torch.set_num_threads(1)
     try:
-        with torch.inference_mode(), torch.backends.mkldnn.flags(enabled=False):
+        with torch.inference_mode():
             return float(getattr(library, name)(_planes(a), _planes(b), data_range=255))
     finally:
         torch.set_num_threads(threads)

@@ -46,7 +46,7 @@ class Balle2018(Codec):
     presets = {
         "paper": {"widths": (128, 128, 128, 192), "hyper": 128, "levels": 1, "soft": True},
         "paper-high": {"widths": (192, 192, 192, 320), "hyper": 192, "levels": 1, "soft": True},
-        "compact": {"widths": (48, 96, 128, 192), "hyper": 96, "levels": 8},
+        "compact": {"widths": (48, 96, 128, 192), "hyper": 64, "levels": 8},
     }
 
     def __init__(self, widths: tuple[int, ...], hyper: int, levels: int, soft: bool = False) -> None:

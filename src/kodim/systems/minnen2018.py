@@ -45,7 +45,7 @@ class Minnen2018(Codec):
     presets = {
         "paper": {"widths": (192, 192, 192, 192), "hyper": (192, 192, 288), "levels": 1, "soft": True},
         "paper-high": {"widths": (192, 192, 192, 320), "hyper": (192, 320, 480), "levels": 1, "soft": True},
-        "compact": {"widths": (48, 96, 128, 192), "hyper": (96, 96, 144), "levels": 8},
+        "compact": {"widths": (48, 96, 128, 192), "hyper": (64, 64, 96), "levels": 8},
     }
 
     def __init__(self, widths: tuple[int, ...], hyper: tuple[int, int, int], levels: int, soft: bool = False) -> None:

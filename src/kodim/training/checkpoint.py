@@ -83,9 +83,12 @@ def _copy(tensors: dict[str, Tensor], key: str, target: Tensor, path: str | Path
     target.copy_(tensors[key])
 
 
-def load_shared(path: str | Path, codec: nn.Module) -> int:
-    """Start from another system's checkpoint: take over its averaged tensors of equal name and shape."""
-    tensors, _ = read(path)
+def load_shared(path: str | Path, codec: nn.Module) -> tuple[int, list[dict[str, Any]]]:
+    """Start from another system's checkpoint: take over its averaged tensors of equal name and shape.
+
+    Returns how many they were, and the legs of training that made them.
+    """
+    tensors, metadata = read(path)
     taken = 0
     with torch.no_grad():
         for name, p in codec.named_parameters():
@@ -93,4 +96,4 @@ def load_shared(path: str | Path, codec: nn.Module) -> int:
             if value is not None and value.shape == p.shape:
                 p.copy_(value)
                 taken += 1
-    return taken
+    return taken, json.loads(metadata.get("progress", "{}")).get("legs", [])

@@ -28,6 +28,7 @@ from ..errors import BadRequest, KodimError
 from ..registry import create
 from . import checkpoint
 from .data import Pictures
+from .muon import Muon
 
 
 class Diverged(KodimError):
@@ -47,8 +48,9 @@ class TrainConfig:
     init: str | None = None
     device: str = "auto"
     seed: int = 0
-    lr: float = 1e-3
-    final_lr: float = 1e-5
+    optimiser: str = "muon"
+    lr: float = 3e-3
+    final_lr: float = 3e-5
     warmup: float = 0.01
     anneal: bool = True
     ema: float = 0.999
@@ -60,7 +62,7 @@ class TrainConfig:
     checkpoint_minutes: float = 3.0
     cache: str | None = None
     max_steps: int | None = None
-    stages: list[tuple[float, int, int]] = field(default_factory=lambda: [(0.0, 128, 16), (0.6, 256, 4)])
+    stages: list[tuple[float, int, int]] = field(default_factory=lambda: [(0.0, 128, 16), (0.5, 256, 4)])
 
 
 @dataclass
@@ -71,6 +73,7 @@ class State:
     pixels: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    legs: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train(config: TrainConfig) -> State:
@@ -85,13 +88,13 @@ def train(config: TrainConfig) -> State:
     codec = create(config.codec, preset=config.preset, pretrained=False)
     if config.lambdas:
         codec.lambdas = config.lambdas
+    state = State()
     if config.init:
-        taken = checkpoint.load_shared(config.init, codec)
+        taken, state.legs = checkpoint.load_shared(config.init, codec)
         _say(f"started from {config.init}: {taken} tensors taken over")
     codec = codec.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = _optimiser(codec, config)
     ema = {k: v.detach().clone() for k, v in codec.named_parameters()}
-    state = State()
     if config.resume:
         state = State(**checkpoint.load(config.resume, codec, ema, optimiser))
         _say(f"resumed {config.resume} at step {state.step}, {state.pixels / 1e6:.0f} Mpx")
@@ -124,12 +127,14 @@ class Leg:
         self.net: nn.Module = torch.compile(codec) if config.compile else codec  # type: ignore[assignment]
         self.bad_steps = 0
         self.stop = False
+        self.leg: dict[str, Any] = {}
 
     def run(self) -> None:
         config, state = self.config, self.state
         budget = config.minutes * 60
-        start, cpu, before = time.monotonic(), time.process_time(), asdict(self.state)
+        start, cpu = time.monotonic(), time.process_time()
         saved = shown = start
+        before = {"seconds": state.seconds, "cpu_seconds": state.cpu_seconds, "pixels": state.pixels}
         first_step = state.step
         previous = signal.signal(signal.SIGINT, self._interrupt)
         average: dict[str, float] = {}
@@ -146,6 +151,13 @@ class Leg:
                     average[key] = 0.98 * average.get(key, value) + 0.02 * value
                 state.seconds = before["seconds"] + now - start
                 state.cpu_seconds = before["cpu_seconds"] + time.process_time() - cpu
+                self.leg = {
+                    "codec": config.codec,
+                    "minutes": round((state.seconds - before["seconds"]) / 60, 1),
+                    "core_minutes": round((state.cpu_seconds - before["cpu_seconds"]) / 60, 1),
+                    "megapixels": round((state.pixels - before["pixels"]) / 1e6),
+                    "device": str(self.device),
+                }
                 if now - shown > (1 if sys.stderr.isatty() else 30):
                     shown = now
                     self.show(share, average)
@@ -243,7 +255,8 @@ class Leg:
 
     def save(self) -> None:
         if self.rank == 0:
-            checkpoint.save(self.output, self.codec, self.ema, self.optimiser, asdict(self.state), asdict(self.config))
+            progress = asdict(self.state) | {"legs": [*self.state.legs, self.leg]}
+            checkpoint.save(self.output, self.codec, self.ema, self.optimiser, progress, asdict(self.config))
 
     def show(self, share: float, average: dict[str, float], last: bool = False) -> None:
         if self.rank or not average:
@@ -268,7 +281,10 @@ class Leg:
 
 
 def _optimiser(codec: Codec, config: TrainConfig) -> torch.optim.Optimizer:
-    return torch.optim.AdamW([p for p in codec.parameters() if p.requires_grad], lr=config.lr, weight_decay=0.0)
+    wanted = [p for p in codec.parameters() if p.requires_grad]
+    if config.optimiser == "adamw":
+        return torch.optim.AdamW(wanted, lr=config.lr, weight_decay=0.0)
+    return Muon([p for p in wanted if p.ndim == 4], [p for p in wanted if p.ndim != 4], lr=config.lr)
 
 
 def _device(name: str, rank: int) -> torch.device:

@@ -1,7 +1,9 @@
 """Trained weights: `<codec>.<preset>.safetensors` beside this file, each with a TOML card of the same name.
 
-A weights file holds parameters (half precision where that costs nothing) and the frozen integer tables.
-Its fingerprint, the first 8 bytes of the SHA-256 of the whole file, is written into every .kdm file.
+A weights file holds parameters and the frozen integer tables. Large convolutions are stored in 8 bits with
+one scale per output channel (`<name>` and `<name>.scale`), other convolutions in half precision, the rest
+in full; what is loaded is what was measured. The fingerprint, the first 8 bytes of the SHA-256 of the whole
+file, is written into every .kdm file.
 """
 
 import hashlib
@@ -16,7 +18,11 @@ from ..errors import BadRequest, MissingWeights
 from ..registry import weights_file
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..codec import Codec
+
+SMALL = 50_000  # convolutions of fewer weights are not worth eight bits
 
 
 @cache
@@ -49,8 +55,6 @@ def describe(path: str | Path) -> dict[str, str]:
 
 def load(codec: "Codec", path: str | Path) -> None:
     """Load a weights file, or the averaged weights of a training checkpoint, into a codec in eval mode."""
-    import torch
-
     from ..coding.priors import PriorModule
     from ..training.checkpoint import read
 
@@ -64,7 +68,7 @@ def load(codec: "Codec", path: str | Path) -> None:
         tensors = {k[4:]: v for k, v in tensors.items() if k.startswith("ema/")}
         tensors |= {k: v for k, v in codec.state_dict().items() if ".tables." in k}
     try:
-        codec.load_state_dict({k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()})
+        codec.load_state_dict(tensors if is_checkpoint else _unpack(tensors))
     except RuntimeError as error:
         raise BadRequest(f"{path}: does not fit {codec.info['slug']} ({str(error).splitlines()[-1].strip()})") from None
     if is_checkpoint:
@@ -74,24 +78,21 @@ def load(codec: "Codec", path: str | Path) -> None:
             raise BadRequest(f"{path}: its probability tables are damaged")
     if "lambdas" in metadata:
         codec.lambdas = tuple(json.loads(metadata["lambdas"]))
-    codec.weights_hash = fingerprint(Path(path)) if not is_checkpoint else None
+    codec.weights_hash = fingerprint(Path(path))
 
 
 def save(codec: "Codec", path: str | Path) -> bytes:
     """Write a codec's weights and freshly frozen tables; returns their fingerprint.
 
-    Convolution weights are stored in half precision, and the tables are those of the rounded weights.
+    The codec is left with the rounded weights that a reader of the file will get.
     """
-    import torch
     from safetensors.torch import save_file
 
     path = Path(path)
-    with torch.no_grad():
-        for p in codec.parameters():
-            if p.ndim == 4:
-                p.copy_(p.half().float())
+    packed = _pack({k: v.detach().cpu() for k, v in codec.state_dict().items() if ".tables." not in k})
+    codec.load_state_dict(_unpack(packed), strict=False)
     codec.freeze()
-    state = {k: v.half() if v.ndim == 4 and v.is_floating_point() else v for k, v in codec.state_dict().items()}
+    packed |= _pack({k: v.cpu() for k, v in codec.state_dict().items() if ".tables." in k})
     metadata = {
         "kodim": "weights",
         "codec": codec.info["slug"],
@@ -100,13 +101,48 @@ def save(codec: "Codec", path: str | Path) -> bytes:
     }
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file({k: v.cpu().contiguous() for k, v in state.items()}, part, metadata=metadata)
+        save_file({k: v.contiguous() for k, v in packed.items()}, part, metadata=metadata)
+        part.chmod(0o644)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
     fingerprint.cache_clear()
     codec.weights_hash = fingerprint(path)
     return codec.weights_hash
+
+
+def _pack(tensors: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """Parameters and tables -> what a weights file stores."""
+    import torch
+
+    packed = {}
+    for name, value in tensors.items():
+        if value.ndim == 4 and value.numel() > SMALL:
+            scale = value.abs().amax((1, 2, 3)).clamp_min(1e-12) / 127
+            packed[name] = torch.round(value / scale.view(-1, 1, 1, 1)).to(torch.int8)
+            packed[f"{name}.scale"] = scale
+        elif value.ndim == 4 and value.is_floating_point():
+            packed[name] = value.half()
+        elif name.endswith(".counts"):
+            packed[name] = value.to(torch.uint16)
+        else:
+            packed[name] = value
+    return packed
+
+
+def _unpack(packed: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """Inverse of :func:`_pack`, up to its rounding."""
+    import torch
+
+    tensors = {}
+    for name, value in packed.items():
+        if value.dtype == torch.int8 and f"{name}.scale" in packed:
+            tensors[name] = value.float() * packed[f"{name}.scale"].view(-1, 1, 1, 1)
+        elif value.dtype in (torch.float16, torch.uint16):
+            tensors[name] = value.to(torch.float32 if value.dtype == torch.float16 else torch.int32)
+        elif not name.endswith(".weight.scale"):
+            tensors[name] = value
+    return tensors
 
 
 def search_path() -> Iterator[Path]:

@@ -1,0 +1,68 @@
+"""From a checkpoint to shipped weights: `python -m kodim.training.export CHECKPOINT FOLDER ["WHAT DATA"]`.
+
+Writes `<codec>.<preset>.safetensors` (half-precision convolutions, frozen integer tables) and its TOML
+card. Figures are added to the card by `benchmarks/card.py`, which measures them.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from .. import weights
+from ..codec import Codec
+from ..errors import KodimError
+from ..registry import create
+
+
+def export(checkpoint: str | Path, folder: str | Path, data: str) -> Path:
+    """Write weights and card of a checkpoint into `folder`; `data` says in words what it was trained on."""
+    metadata = weights.describe(checkpoint)
+    codec = create(metadata["codec"], preset=metadata["preset"], pretrained=False)
+    weights.load(codec, checkpoint)
+    path = Path(folder) / f"{metadata['codec']}.{metadata['preset']}.safetensors"
+    fingerprint = weights.save(codec, path)
+    path.with_suffix(".toml").write_text(_card(metadata, codec, path, fingerprint, data), encoding="utf-8")
+    return path
+
+
+def _card(metadata: dict[str, str], codec: Codec, path: Path, fingerprint: bytes, data: str) -> str:
+    progress, config = json.loads(metadata["progress"]), json.loads(metadata["config"])
+    kept = ("lr", "final_lr", "ema", "clip", "bf16_until", "stages", "seed")
+    lines = [
+        f'codec = "{metadata["codec"]}"',
+        f'preset = "{metadata["preset"]}"',
+        f'fingerprint = "{fingerprint.hex()}"',
+        f'sha256 = "{hashlib.sha256(path.read_bytes()).hexdigest()}"',
+        f"bytes = {path.stat().st_size}",
+        f"parameters = {sum(p.numel() for p in codec.parameters())}",
+        'licence = "MIT"',
+        f'data = "{data}"',
+        'loss = "bpp + lambda * 255^2 * MSE, weighted by lambda^-1/2, a random rate level per crop"',
+        f"lambdas = {list(codec.lambdas)}",
+        f"levels = {codec.levels}",
+        f"settings = {json.dumps({k: config[k] for k in kept if k in config})!r}",
+        "",
+        "# Every leg of training behind these weights, in order; core_minutes is CPU time over all cores.",
+    ]
+    for leg in progress.get("legs") or [_single_leg(metadata, progress)]:
+        lines += ["[[legs]]", *(f"{k} = {json.dumps(v)}" for k, v in leg.items()), ""]
+    return "\n".join(lines)
+
+
+def _single_leg(metadata: dict[str, str], progress: dict[str, float]) -> dict[str, object]:
+    return {
+        "codec": metadata["codec"],
+        "minutes": round(progress["seconds"] / 60, 1),
+        "core_minutes": round(progress["cpu_seconds"] / 60, 1),
+        "megapixels": round(progress["pixels"] / 1e6),
+    }
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4):
+        sys.exit(__doc__)
+    try:
+        print(export(sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) == 4 else "not stated"))
+    except (KodimError, OSError) as error:
+        sys.exit(f"kodim: {error}")
