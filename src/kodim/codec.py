@@ -116,8 +116,8 @@ class Codec(nn.Module, ABC):
         self._need_eval()
         height, width = size
         padded = (height + -height % self.stride, width + -width % self.stride)
-        device = next(self.parameters()).device
-        code = Decode(stream.data, padded, self._levels(quality, 1, device))
+        p = next(self.parameters())
+        code = Decode(stream.data, padded, self._levels(quality, 1, p.device), p.dtype)
         x_hat = self.program(code)
         if code.crc != stream.symbols_crc:
             raise DriftError("decoded symbols differ from the encoded ones: damaged data, or arithmetic that drifted")

@@ -10,6 +10,7 @@ from . import container, weights
 from .errors import BadRequest, CorruptFile, KodimError, MissingWeights
 from .picture import MAX_PIXELS, Picture, pack_alpha, unpack_alpha
 from .registry import Entry, create, find, weights_file
+from .tiles import layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +61,10 @@ class LearnedCodec:
             raise BadRequest(f"effort must lie in 1..9, not {effort}")
         quality = round(quality * 100) / 100
         codec = self.codec
-        stream, _ = codec.compress(to_tensor(picture.pixels), quality)
+        streams = [
+            codec.compress(to_tensor(picture.pixels[rows.outer, columns.outer]), quality)[0]
+            for rows, columns in layout(picture.height, picture.width)
+        ]
         header = container.Header(
             codec=self.slug,
             weights=codec.fingerprint(),
@@ -73,7 +77,7 @@ class LearnedCodec:
         return container.pack(
             container.KdmFile(
                 header,
-                (container.Payload(stream.data, stream.symbols_crc),),
+                tuple(container.Payload(stream.data, stream.symbols_crc) for stream in streams),
                 alpha=None if picture.alpha is None else pack_alpha(picture.alpha),
                 icc=picture.icc,
                 exif=picture.exif,
@@ -115,12 +119,18 @@ def _decode(file: container.KdmFile, codec: "Codec") -> Picture:
     from .codec import Stream
 
     header = file.header
-    if len(file.payloads) != 1:
-        raise CorruptFile(f"{header.codec} writes one DATA chunk, this file has {len(file.payloads)}")
-    stream = Stream(file.payloads[0].data, file.payloads[0].symbols_crc)
-    x_hat = codec.decompress(stream, (header.height, header.width), header.quality)
+    tiles = layout(header.height, header.width)
+    if len(file.payloads) > len(tiles) or (len(file.payloads) < len(tiles) and not file.missing):
+        raise CorruptFile(f"damaged: {len(file.payloads)} tiles where {len(tiles)} belong")
+    if not file.payloads:
+        raise CorruptFile("cut short: no tile arrived whole")
+    pixels = np.full((header.height, header.width, 3), 128, dtype=np.uint8)  # grey where nothing arrived
+    for (rows, columns), payload in zip(tiles, file.payloads, strict=False):
+        stream = Stream(payload.data, payload.symbols_crc)
+        tile = to_pixels(codec.decompress(stream, (len(rows), len(columns)), header.quality))
+        pixels[rows.core, columns.core] = tile[rows.inner, columns.inner]
     alpha = None if file.alpha is None else unpack_alpha(file.alpha, header.width, header.height)
-    blank = Picture(to_pixels(x_hat), header.color, alpha, file.icc, file.exif, file.xmp)
+    blank = Picture(pixels, header.color, alpha, file.icc, file.exif, file.xmp)
     return blank.with_pixels(blank.pixels)
 
 

@@ -35,7 +35,8 @@ class ExactSequential(nn.Sequential):
             a = _round(x.double() * 2.0**ACTIVATION_BITS).clamp(-CLAMP, CLAMP)
             for layer in self:
                 a = _exact_layer(layer, a)
-            return (a * 2.0**-ACTIVATION_BITS).float()  # 21 bits: exact in float32 too
+            out = a * 2.0**-ACTIVATION_BITS
+            return out if x.dtype == torch.float64 else out.float()  # 21 bits: exact in float32 too
 
 
 def _round(x: Tensor) -> Tensor:

@@ -126,9 +126,9 @@ class Encode(_WithPicture):
 class Decode(Code):
     """Reads one stream; `crc` is that of the symbols it found."""
 
-    def __init__(self, data: bytes, size: tuple[int, int], level: Tensor) -> None:
+    def __init__(self, data: bytes, size: tuple[int, int], level: Tensor, dtype: torch.dtype) -> None:
         super().__init__(size, level)
-        self.reader, self.crc = Reader(data), 0
+        self.reader, self.crc, self.dtype = Reader(data), 0, dtype
 
     def encoder(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         return torch.empty(0)
@@ -136,7 +136,7 @@ class Decode(Code):
     def __call__(self, name: str, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
         symbols = self.reader.read(prior.distributions())
         self.crc = _crc(symbols, self.crc)
-        q = torch.as_tensor(symbols, device=self.level.device).view(prior.shape).float()
+        q = torch.as_tensor(symbols, device=self.level.device).view(prior.shape).to(self.dtype)
         return _canonical(q + prior.centre)
 
 

@@ -42,7 +42,7 @@ class _Full(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            return self.layer(x.float())
+            return self.layer(x.to(next(self.layer.parameters()).dtype))
 
 
 def analysis(widths: Sequence[int], kernels: Sequence[int], strides: Sequence[int], *, gdn_last: bool) -> nn.Sequential:

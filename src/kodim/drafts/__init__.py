@@ -1,0 +1,1 @@
+"""Codecs not yet trained, and so not yet listed by the registry."""

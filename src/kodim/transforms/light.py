@@ -1,0 +1,158 @@
+"""Transforms for two CPU cores: a DCT to start from, and cheap blocks at one low resolution.
+
+Everything happens at 1/8 of the resolution, where a block of 192 channels costs 4 kMAC a pixel, and between
+1x1 convolutions, which are plain matrix products. Before any training the analysis is the 16x16 DCT in an
+orthonormal colour basis, each coefficient divided by its usual spread, and the synthesis is its inverse: so
+training starts from a working transform codec, and every residual branch (starting at zero) only improves it.
+Background: DCVC-RT (arXiv 2502.20762) for the blocks and for unshuffling by 8.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..quantizers.gains import Gain
+
+FEATURES = 192  # 8 x 8 x 3: every coefficient has a channel
+
+# Spread of a DCT coefficient of photographs (values in [0, 1]) at frequency r, 1 being the sampling rate of the
+# basis: a * r^-p for luma, orange-blue and green-magenta. The same law fits 8x8 and 16x16 blocks.
+SPREADS = ((0.057, 1.235), (0.0068, 1.57), (0.0042, 1.48))
+
+
+class DepthBlock(nn.Module):
+    """(B, C, h, w) -> same: depthwise 3x3 between 1x1 layers, then a 1x1 network of width 4 C; 7 C^2 + 9 C MAC each."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mix = _pointwise(channels, channels)
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.project = _zero(_pointwise(channels, channels))
+        self.widen = _pointwise(channels, 4 * channels)
+        self.narrow = _zero(_pointwise(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.project(self.depthwise(F.silu(self.mix(x))))
+        a, b, c, d = F.silu(self.widen(x)).chunk(4, 1)
+        return x + self.narrow((a + b) + (c + d))
+
+
+class LightAnalysis(nn.Module):
+    """(B, 3, H, W) in [0, 1] -> latents (B, M, H/16, W/16) in their natural units (of an orthonormal transform).
+
+    Args:
+        latents: M, the coefficients of a 16x16 block that are kept (768 are all), by descending spread.
+        blocks: depth at 1/8 resolution.
+        levels: number of trained rates; the features of each are stretched by gains of their own.
+    """
+
+    def __init__(self, latents: int, blocks: int, levels: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(FEATURES, FEATURES, 1, bias=False)
+        self.gain = _whitening(levels)
+        self.blocks = nn.Sequential(*(DepthBlock(FEATURES) for _ in range(blocks)))
+        self.head = nn.Conv2d(4 * FEATURES, latents, 1)
+        with torch.no_grad():
+            self.stem.weight.copy_(stem_matrix()[:, :, None, None])
+            self.head.weight.copy_(merge_matrix()[kept(latents)][:, :, None, None])
+            nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        x = _channels_last(F.pixel_unshuffle(x - 0.5, 8))  # (B, 192, H/8, W/8)
+        x = self.blocks(_full(self.stem, x) * self.gain(level)) * self.gain.inverse(level)
+        return _full(self.head, _channels_last(F.pixel_unshuffle(x, 2)))
+
+
+class LightSynthesis(nn.Module):
+    """The mirror of :class:`LightAnalysis`: latents (B, M, H/16, W/16) -> (B, 3, H, W), not clamped."""
+
+    def __init__(self, latents: int, blocks: int, levels: int) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(latents, 4 * FEATURES, 1)
+        self.gain = _whitening(levels)
+        self.blocks = nn.Sequential(*(DepthBlock(FEATURES) for _ in range(blocks)))
+        self.stem = nn.Conv2d(FEATURES, FEATURES, 1)
+        with torch.no_grad():
+            self.head.weight.copy_(merge_matrix()[kept(latents)].T[:, :, None, None])
+            self.stem.weight.copy_(stem_matrix().T[:, :, None, None])
+            nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+            nn.init.constant_(self.stem.bias, 0.5)  # type: ignore[arg-type]
+
+    def forward(self, y: Tensor, level: Tensor) -> Tensor:
+        x = _channels_last(F.pixel_shuffle(_full(self.head, _channels_last(y)), 2))  # (B, 192, H/8, W/8)
+        x = self.blocks(x * self.gain(level)) * self.gain.inverse(level)
+        return F.pixel_shuffle(_full(self.stem, x), 8)
+
+
+def colour_matrix() -> Tensor:
+    """(3, 3) orthonormal rows: luma, orange-blue, green-magenta."""
+    rows = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]])
+    return rows / rows.norm(dim=1, keepdim=True)
+
+
+def dct_matrix(n: int) -> Tensor:
+    """(n, n) orthonormal DCT-II, one basis vector a row."""
+    k, i = torch.arange(n)[:, None], torch.arange(n)[None]
+    rows = torch.cos(math.pi / n * (i + 0.5) * k) * (2 / n) ** 0.5
+    rows[0] *= 0.5**0.5
+    return rows
+
+
+def stem_matrix() -> Tensor:
+    """(192, 192): an unshuffled 8x8 block (colour, row, column) -> its DCT (plane, frequency down, across)."""
+    d = dct_matrix(8)
+    return torch.einsum("jc,uy,vx->juvcyx", colour_matrix(), d, d).reshape(FEATURES, FEATURES)
+
+
+def merge_matrix() -> Tensor:
+    """(768, 768): four 8x8 DCTs, unshuffled (plane, u, v, row, column) -> the 16x16 DCT (plane, U, V) of their square."""
+    d = torch.einsum("Uyn,un->Uuy", dct_matrix(16).view(16, 2, 8), dct_matrix(8))  # (16, 8, 2)
+    return torch.einsum("jk,Uuy,Vvx->jUVkuvyx", torch.eye(3), d, d).reshape(4 * FEATURES, 4 * FEATURES)
+
+
+def spread(n: int) -> Tensor:
+    """(3 n^2,) usual standard deviation of the coefficients of an n x n DCT (plane, frequency down, across)."""
+    f = torch.arange(n) / n
+    r = torch.hypot(f[:, None], f[None]).clamp_min(0.36 / n)
+    return torch.cat([(a * r**-p).flatten() for a, p in SPREADS])
+
+
+def kept(latents: int) -> Tensor:
+    """Which 16x16 coefficients are kept, dealt out so that each quarter of the latents spans all frequencies."""
+    order = spread(16).argsort(descending=True, stable=True)[:latents]
+    return order.view(-1, 4).T.reshape(-1)
+
+
+def _whitening(levels: int) -> Gain:
+    """Feature gains that start by giving every 8x8 coefficient unit variance."""
+    gain = Gain(FEATURES, levels, 1.0, 1.0)
+    with torch.no_grad():
+        gain.log_gain.copy_(-spread(8).log().expand(levels, -1))
+        gain.log_inverse.copy_(-gain.log_gain)
+    return gain
+
+
+def _pointwise(c_in: int, c_out: int) -> nn.Conv2d:
+    layer = nn.Conv2d(c_in, c_out, 1)
+    nn.init.normal_(layer.weight, std=c_in**-0.5)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+def _zero(layer: nn.Conv2d) -> nn.Conv2d:
+    """Last layer of a residual branch: the branch starts at zero."""
+    nn.init.zeros_(layer.weight)
+    return layer
+
+
+def _full(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Run a layer in full precision inside a bfloat16 region: eight bits would round away fine quantiser steps."""
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,31 @@
+"""Pictures and codecs that several test files share."""
+
+import numpy as np
+import pytest
+import torch
+
+import kodim
+from kodim.codec import Codec
+from kodim.registry import entries
+
+torch.set_num_threads(2)
+
+LEARNED = [e.slug for e in entries(kind="learned")]
+SHIPPED = [e.slug for e in entries(kind="learned") if "compact" in e.weights]
+
+
+@pytest.fixture(scope="session")
+def photo() -> np.ndarray:
+    """A photograph, uint8 (256, 320, 3)."""
+    from skimage import data
+
+    return np.ascontiguousarray(data.coffee()[60:316, 120:440])
+
+
+@pytest.fixture(scope="session", params=LEARNED)
+def codec(request: pytest.FixtureRequest) -> Codec:
+    """Every learned codec in its compact preset: shipped weights where there are some, random ones otherwise."""
+    if request.param in SHIPPED:
+        return kodim.create_codec(request.param)
+    torch.manual_seed(1)
+    return kodim.create_codec(request.param, pretrained=False)

@@ -1,0 +1,202 @@
+"""Training: it learns, it resumes, it survives being killed, and it refuses what it cannot use."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import kodim
+from kodim import registry, weights
+from kodim.errors import BadRequest, KodimError
+from kodim.training import checkpoint
+from kodim.training.data import Pictures
+from kodim.training.export import export
+from kodim.training.loop import Diverged, Leg, TrainConfig, train
+from kodim.training.muon import orthogonalise
+
+TINY = {"widths": (8, 8, 8, 12), "hyper": (8, 8, 8), "levels": 4}
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """minnen2018 with a preset that trains in seconds."""
+    from kodim.systems.minnen2018 import Minnen2018
+
+    monkeypatch.setitem(Minnen2018.presets, "test", TINY)
+    entry = registry.find("minnen2018")
+    entry.presets.append("test")
+    yield "test"
+    entry.presets.remove("test")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    from skimage import data
+
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name in ("astronaut", "coffee", "chelsea"):
+        Image.fromarray(getattr(data, name)()).save(pictures / f"{name}.png")
+    (pictures / "notes.txt").write_text("not a picture")
+    (pictures / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    return pictures
+
+
+def config(folder: Path, **changes: object) -> TrainConfig:
+    base = {
+        "codec": "minnen2018",
+        "preset": "test",
+        "data": [str(folder)],
+        "output": str(folder.parent / "run.safetensors"),
+        "cache": str(folder.parent / "cache"),
+        "device": "cpu",
+        "max_steps": 60,
+        "stages": [(0.0, 64, 4)],
+        "minutes": 5.0,
+        "threads": 1,  # these nets are too small to share among threads
+    }
+    return TrainConfig(**(base | changes))  # type: ignore[arg-type]
+
+
+def test_loss_falls_and_the_result_is_a_codec(tiny, folder: Path, monkeypatch) -> None:
+    losses = []
+    step = Leg.step
+
+    def record(self: Leg, share: float) -> dict[str, float]:
+        terms = step(self, share)
+        losses.append(terms["loss"])
+        return terms
+
+    monkeypatch.setattr(Leg, "step", record)
+    state = train(config(folder, lambdas=(0.01, 0.01)))
+    assert state.step == 60
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+
+    path = export(folder.parent / "run.safetensors", folder.parent, "three pictures")
+    assert 'data = "three pictures"' in path.with_suffix(".toml").read_text()
+    coder = registry.get(str(path))
+    photo = np.asarray(Image.open(folder / "coffee.png"))[:100, :120]
+    data = coder.encode(kodim.picture.load(photo), 50)
+    decoded = coder.decode(data)
+    monkeypatch.setenv("KODIM_WEIGHTS", str(folder.parent))
+    np.testing.assert_array_equal(np.asarray(kodim.decompress(data)), decoded.pixels)
+    monkeypatch.delenv("KODIM_WEIGHTS")
+    with pytest.raises(KodimError, match="weights"):
+        kodim.decompress(data)
+
+
+def test_resume_goes_on_where_it_stopped(tiny, folder: Path) -> None:
+    out = str(folder.parent / "run.safetensors")
+    first = train(config(folder, max_steps=5))
+    tensors, _ = checkpoint.read(out)
+    second = train(config(folder, max_steps=5, resume=out))
+    assert second.step == 10
+    assert second.pixels == 2 * first.pixels
+    _, metadata = checkpoint.read(out)
+    assert len(json.loads(metadata["progress"])["legs"]) == 2
+    assert any(k.startswith("opt/") and k.endswith("/momentum") for k in tensors)
+
+
+def test_init_takes_over_what_fits(tiny, folder: Path) -> None:
+    out = str(folder.parent / "run.safetensors")
+    train(config(folder, max_steps=3))
+    net = registry.create("minnen2018", preset="test", pretrained=False)
+    taken, legs = checkpoint.load_shared(out, net)
+    assert taken == len(list(net.parameters()))
+    assert legs[0]["codec"] == "minnen2018"
+    assert checkpoint.load_shared(out, registry.create("balle2018", pretrained=False))[0] < taken
+
+
+def test_killed_run_leaves_its_last_checkpoint(folder: Path) -> None:
+    out = folder.parent / "run.safetensors"
+    program = (
+        "from kodim.training.loop import *; import sys\n"
+        "train(TrainConfig('balle2017', [sys.argv[1]], sys.argv[2], cache=sys.argv[3], device='cpu', minutes=5,\n"
+        "      checkpoint_minutes=0.0001, stages=[(0.0, 64, 1)]))"
+    )
+    args = [sys.executable, "-c", program, str(folder), str(out), str(folder.parent / "cache")]
+    process = subprocess.Popen(args, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not out.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    assert weights.describe(out)["codec"] == "balle2017"
+    checkpoint.read(out)  # whole
+
+
+def test_interrupt_saves_and_ends_quietly(folder: Path) -> None:
+    out = folder.parent / "run.safetensors"
+    args = [sys.executable, "-m", "kodim", "train", "balle2017", "--data", str(folder), "--minutes", "5", "-o", str(out)]
+    env = os.environ | {"KODIM_CACHE": str(folder.parent / "cache")}
+    process = subprocess.Popen(args, stderr=subprocess.PIPE, env=env, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "weights" in line:
+            break
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=60)[1]
+    assert "Traceback" not in rest
+    assert out.exists()
+    assert not list(out.parent.glob(".*.part"))
+
+
+def test_diverging_names_the_term(tiny, folder: Path, monkeypatch) -> None:
+    from kodim.systems.minnen2018 import Minnen2018
+
+    program = Minnen2018.program
+    monkeypatch.setattr(Minnen2018, "program", lambda self, code: program(self, code) * float("nan"))
+    with pytest.raises(Diverged, match="mse"):
+        train(config(folder))
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty"])
+def test_no_data_is_said(tiny, folder: Path, name: str) -> None:
+    (folder.parent / "empty").mkdir()
+    with pytest.raises(BadRequest, match=name):
+        train(config(folder, data=[str(folder.parent / name)]))
+
+
+def test_wrong_checkpoints_are_refused(tiny, folder: Path) -> None:
+    junk = folder.parent / "junk.safetensors"
+    junk.write_bytes(b"junk")
+    with pytest.raises(BadRequest, match="junk"):
+        train(config(folder, resume=str(junk)))
+    with pytest.raises(BadRequest, match="junk"):
+        registry.get(str(junk))
+    train(config(folder, max_steps=2))
+    with pytest.raises(BadRequest, match="minnen2018"):
+        train(config(folder, codec="balle2017", preset="compact", resume=str(folder.parent / "run.safetensors")))
+    with pytest.raises(BadRequest, match="directory"):
+        train(config(folder, output=str(folder)))
+
+
+def test_crops_are_pixels_of_the_pictures(folder: Path) -> None:
+    pictures = Pictures([folder], folder.parent / "cache")
+    assert len(pictures.shapes) == 3
+    batch = pictures.crops(np.random.default_rng(0), 5, 32)
+    assert batch.shape == (5, 3, 32, 32)
+    assert 0 <= float(batch.min()) < float(batch.max()) <= 1
+    again = Pictures([folder], folder.parent / "cache")
+    assert torch.equal(again.crops(np.random.default_rng(0), 5, 32), batch)
+    assert pictures.crops(np.random.default_rng(0), 1, 1000).shape == (1, 3, 1000, 1000)
+
+
+@pytest.mark.parametrize("shape", [(4, 30), (30, 4)])
+def test_orthogonalise(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    m = torch.randn(shape) @ torch.diag(torch.linspace(0.5, 2, shape[1]))
+    u, _, v = torch.linalg.svd(m, full_matrices=False)
+    torch.testing.assert_close(orthogonalise(m, steps=12), u @ v, atol=0.05, rtol=0)
