@@ -15,12 +15,12 @@ from functools import cached_property
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..transforms.gdn import lower_bound
 from .exact import ACTIVATION_BITS, CLAMP
 from .priors import _CUMULATIVES, FLOOR, PriorModule
-from .tables import PRECISION, TOTAL, Individual, IntegerTables
+from .tables import PRECISION, TOTAL, Individual
 
 BITS = 24  # of exp and of the cumulatives
 ONE = 1 << BITS
@@ -38,36 +38,39 @@ CHUNK = 1 << 17  # counts worked on at once, to stay in the cache
 Curve = tuple[np.ndarray, np.ndarray]  # a cumulative: its knots and the rise from each to the next
 
 
-class LookupTables(IntegerTables):
-    """Integer curves in the buffers of :class:`IntegerTables` (`low` is unused); each is monotone.
+class LookupTables(nn.Module):
+    """Integer curves, each monotone: what :class:`~kodim.coding.tables.IntegerTables` is to the other priors.
+
+    Buffer: `values` (sum of lengths,) int32.
 
     Args:
         falling: (length, first value) of curves that fall towards 0.
         rising: lengths of the curves behind them, cumulatives that rise from 0 to 2^24.
     """
 
+    values: Tensor
+
     def __init__(self, falling: list[tuple[int, int]], rising: list[int]) -> None:
         super().__init__()
         self.falling, self.rising = falling, rising
+        self.register_buffer("values", torch.zeros(0, dtype=torch.int32))
 
     @property
-    def bounds(self) -> list[int]:
-        """What `starts` must be."""
-        return np.cumsum([0, *(length for length, _ in self.falling), *self.rising]).tolist()
-
-    def store(self, curves: list[np.ndarray]) -> None:
-        """Keep float curves, rounded to integers."""
-        self.clear()
-        device = self.counts.device
-        self.counts = torch.as_tensor(np.rint(np.concatenate(curves)), dtype=torch.int32, device=device)
-        self.starts = torch.as_tensor(self.bounds, dtype=torch.int32, device=device)
-        self.low = torch.zeros(len(curves), dtype=torch.int32, device=device)
+    def ready(self) -> bool:
+        return self.values.numel() > 0
 
     def clear(self) -> None:
+        self.values = self.values.new_zeros(0)
         self._forget()
-        super().clear()
+
+    def fill(self, curves: list[np.ndarray]) -> None:
+        """Keep float curves, rounded to integers."""
+        self.values = torch.as_tensor(np.rint(np.concatenate(curves)), dtype=torch.int32, device=self.values.device)
+        self._forget()
 
     def _load_from_state_dict(self, state, prefix, *args) -> None:  # type: ignore[no-untyped-def]
+        if prefix + "values" in state:  # nothing before the first freeze
+            self.values = torch.empty_like(state[prefix + "values"])
         self._forget()
         super()._load_from_state_dict(state, prefix, *args)
 
@@ -75,12 +78,15 @@ class LookupTables(IntegerTables):
         for name in ("curves", "knots"):
             self.__dict__.pop(name, None)
 
+    def _split(self) -> list[np.ndarray]:
+        lengths = [length for length, _ in self.falling] + self.rising
+        return np.split(self.values.cpu().numpy().astype(np.int64), np.cumsum(lengths)[:-1])
+
     def check(self) -> bool:
         """Whether proper counts follow for any parameters (weights files come from anywhere)."""
-        bounds = self.bounds
-        if self.starts.tolist() != bounds or len(self.counts) != bounds[-1] or len(self.low) != len(bounds) - 1:
+        if self.values.shape != (sum(length for length, _ in self.falling) + sum(self.rising),):
             return False
-        curves = np.split(self.counts.cpu().numpy().astype(np.int64), bounds[1:-1])
+        curves = self._split()
         for curve, (_, first) in zip(curves, self.falling, strict=False):
             if curve[0] != first or curve[-1] < 0 or (np.diff(curve) > 0).any():
                 return False
@@ -93,14 +99,12 @@ class LookupTables(IntegerTables):
     @cached_property
     def curves(self) -> list[np.ndarray]:
         """The falling curves."""
-        values = self.counts.cpu().numpy().astype(np.int64)
-        return np.split(values, self.bounds[1:-1])[: len(self.falling)]
+        return self._split()[: len(self.falling)]
 
     @cached_property
     def knots(self) -> list[Curve]:
         """The rising curves, continued by a knot at rest on either side."""
-        values = np.split(self.counts.cpu().numpy(), self.bounds[1:-1])[len(self.falling) :]
-        closed = [np.concatenate([[0], v, [ONE, ONE]]).astype(np.int32) for v in values]
+        closed = [np.concatenate([[0], v, [ONE, ONE]]).astype(np.int32) for v in self._split()[len(self.falling) :]]
         return [(v[:-1], np.diff(v)) for v in closed]
 
 
@@ -110,7 +114,7 @@ class _LookupPrior(PriorModule):
     The curves follow from nothing learned, yet are stored: libraries differ in the last digit of an exp.
     """
 
-    tables: LookupTables
+    tables: LookupTables  # type: ignore[assignment]
 
     def __init__(self, falling: tuple[tuple[int, int], ...] = (), rising: tuple[int, ...] = ()) -> None:
         super().__init__()
@@ -123,7 +127,7 @@ class _LookupPrior(PriorModule):
     @torch.no_grad()
     def freeze(self) -> None:
         whole, fraction = np.exp(-np.arange(EXP_REACH + 1.0)), np.exp(-np.arange(UNIT) / UNIT)
-        self.tables.store([ONE * whole, ONE * fraction, *self.own_curves()])
+        self.tables.fill([ONE * whole, ONE * fraction, *self.own_curves()])
 
     def lookup(self) -> LookupTables:
         if not self.tables.ready:
@@ -232,13 +236,8 @@ class MixturePrior(_LookupPrior):
         average = (weights * mean).sum(0, keepdims=True) >> PRECISION
         centres = np.concatenate([average, mean]) + (UNIT // 2) >> ACTIVATION_BITS  # (1 + K, n)
         lows = centres - self.window // 2
-        inside = [
-            _mixture(low + self.window, 1, weights, mean, step, curves)
-            - _mixture(low, 1, weights, mean, step, curves)
-            for low in lows
-        ]  # fmt: skip
-        best = np.concatenate(inside, 1).argmax(1)
-        return np.take_along_axis(lows, best[None], 0)[0]
+        inside = [np.diff(_mixture(low, 2, weights, mean, step, curves, pitch=self.window)) for low in lows]
+        return np.take_along_axis(lows, np.concatenate(inside, 1).argmax(1)[None], 0)[0]
 
 
 @dataclass(frozen=True)
@@ -319,9 +318,15 @@ def _proportions(weights: np.ndarray, total: int) -> np.ndarray:
 
 
 def _mixture(
-    low: np.ndarray, edges: int, weights: np.ndarray, mean: np.ndarray, step: np.ndarray, curves: list[Curve]
+    low: np.ndarray,
+    edges: int,
+    weights: np.ndarray,
+    mean: np.ndarray,
+    step: np.ndarray,
+    curves: list[Curve],
+    pitch: int = 1,
 ) -> np.ndarray:
-    """Cumulative of mixtures at low - 1/2 and the `edges - 1` half integers above: (n, edges), up to 2^40.
+    """Cumulatives of mixtures at `low - 1/2 + pitch * (0 .. edges - 1)`: (n, edges), up to 2^40.
 
     Args:
         low: (n,) symbols.
@@ -331,7 +336,7 @@ def _mixture(
     first = ((2 * low - 1) * (UNIT // 2) - mean) * step >> ACTIVATION_BITS  # (K, n)
     first = (first + (REACH << POSITION_BITS)).clip(-POSITION_LIMIT, POSITION_LIMIT).astype(np.int32)
     steps = step.astype(np.int32)
-    offsets = np.arange(edges, dtype=np.int32)
+    offsets = pitch * np.arange(edges, dtype=np.int32)
     total = np.zeros((len(low), edges), dtype=np.int64)
     for k, (knots, rises) in enumerate(curves):
         position = first[k][:, None] + steps[k][:, None] * offsets

@@ -1,0 +1,133 @@
+"""The measured figures of README and docs/figures.md: `python benchmarks/figures.py KODAK_FOLDER`.
+
+Every codec is measured from real files (`kodim.bench.evaluate`) and compared by BD-rate with the classical
+codecs of the same run and with the published curves. Results are kept in `benchmarks/results/<codec>.json`
+together with the weights' fingerprint, so only what changed is measured again; `--write` puts the tables
+into the documents.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from kodim import registry
+from kodim.bench import published
+from kodim.bench.evaluate import evaluate
+from kodim.metrics import bd_rate, overlap
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+LEARNED = ("balle2017", "balle2018", "minnen2018")
+CLASSICAL = ("jpeg-420", "webp", "jpeg2000", "heic", "avif", "jxl")
+ANCHORS = ("jpeg-420", "webp", "jpeg2000")
+PUBLISHED = (
+    "jpeg",
+    "webp",
+    "jpeg2000",
+    "paper-bmshj2018-factorized",
+    "paper-bmshj2018-hyperprior",
+    "paper-mbt2018-mean",
+    "bpg_444_x265_ycbcr",
+    "vtm",
+)
+
+
+def measure(slug: str, folder: Path) -> dict[str, Any]:
+    """The evaluation of one codec, from disk where codec, weights and pictures are still the same."""
+    codec = registry.get(slug)
+    names = sorted(p.name for p in folder.iterdir())
+    key = json.dumps([slug, codec.arguments(50.0), list(codec.qualities), names], default=str)
+    stamp = hashlib.sha256(key.encode()).hexdigest()[:16]
+    file = RESULTS / f"{folder.name}-{slug}.json"
+    if file.exists() and (kept := json.loads(file.read_text()))["stamp"] == stamp:
+        return dict(kept)
+    with Progress(transient=True) as bar:
+        task = bar.add_task(slug, total=len(codec.qualities) * len(names))
+        found = evaluate([folder], codec, progress=lambda _: bar.advance(task))
+    for point in found["points"]:  # means are enough to repeat every table
+        point.pop("images")
+    found |= {"stamp": stamp, "arguments": codec.arguments(50.0), "pictures": len(names)}
+    RESULTS.mkdir(exist_ok=True)
+    file.write_text(json.dumps(found, indent=1, default=str) + "\n")
+    return dict(found)
+
+
+def curve(found: dict[str, Any], metric: str = "psnr") -> tuple[list[float], list[float]]:
+    points = published.measured(found)
+    return list(points.bpp), points.decibels(metric)
+
+
+def rate_against(found: dict[str, Any], anchor: tuple[list[float], list[float]], metric: str = "psnr") -> str:
+    """BD-rate in percent, with the share of the quality range it covers where that is not nearly all."""
+    mine = curve(found, metric)
+    value, shared = bd_rate(*anchor, *mine), overlap(anchor[1], mine[1])
+    return f"{value:+.1f}%" + ("" if shared > 0.75 else f" ({100 * shared:.0f}% overlap)")
+
+
+def points_table(results: dict[str, dict[str, Any]]) -> list[str]:
+    lines = [
+        "| codec | quality | bpp | PSNR (dB) | MS-SSIM | encode (s) | decode (s) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for slug, found in results.items():
+        for p in found["points"]:
+            ms = f"{p['ms_ssim']:.4f}" if p["ms_ssim"] else ""
+            lines.append(
+                f"| {slug} | {p['quality']:g} | {p['bpp']:.4f} | {p['psnr']:.2f} | {ms} "
+                f"| {p['encode_s']:.3f} | {p['decode_s']:.3f} |"
+            )
+    return lines
+
+
+def bd_table(results: dict[str, dict[str, Any]], kodak: bool) -> list[str]:
+    """BD-rate (PSNR) of every learned codec; negative means fewer bits at equal quality."""
+    theirs = published.load()
+    names = [n for n in PUBLISHED if kodak and n in theirs.curves]
+    anchors = [a for a in (*ANCHORS, *(c for c in CLASSICAL if c not in ANCHORS)) if a in results]
+    learned = [s for s in results if registry.find(s).kind == "learned"]
+    lines = [f"| BD-rate against | {' | '.join(learned)} |", "|---" * (len(learned) + 1) + "|"]
+    for anchor in anchors:
+        cells = [rate_against(results[s], curve(results[anchor])) for s in learned]
+        lines.append(f"| {anchor} | {' | '.join(cells)} |")
+    for name in names:
+        if theirs.curves[name].psnr:
+            anchor_curve = (list(theirs.curves[name].bpp), theirs.curves[name].decibels("psnr"))
+            cells = [rate_against(results[s], anchor_curve) for s in learned]
+            lines.append(f"| published: {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def insert(path: Path, lines: list[str]) -> None:
+    """Put lines between the figures markers of a document."""
+    text = path.read_text(encoding="utf-8")
+    body = "\n".join(["<!-- figures:begin -->", *lines, "<!-- figures:end -->"])
+    path.write_text(re.sub(r"<!-- figures:begin -->.*<!-- figures:end -->", lambda _: body, text, flags=re.S), "utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="the pictures, e.g. a folder with the 24 Kodak images")
+    parser.add_argument("--codecs", default=",".join((*LEARNED, *CLASSICAL)))
+    parser.add_argument("--write", action="store_true", help="write README.md, docs/figures.md")
+    options = parser.parse_args()
+    results = {slug: measure(slug, options.folder) for slug in options.codecs.split(",")}
+    bd, points = bd_table(results, kodak=options.folder.name == "kodak"), points_table(results)
+    print("\n".join([*bd, "", *points]))
+    if options.write:
+        count = next(iter(results.values()))["pictures"]
+        note = (
+            f"{count} pictures of `{options.folder.name}`, real files, mean over the pictures. BD-rate in PSNR (RGB), "
+            "PCHIP; negative means fewer bits at equal quality."
+        )
+        insert(ROOT / "README.md", [note, "", *bd])
+        insert(ROOT / "docs" / "figures.md", [note, "", *bd, "", "## All points", "", *points])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""The flagship's network before it is trained: does it start as a DCT codec, and is its prior exact?"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+
+from kodim.coding.exact_blocks import ExactDepthwise, ExactLevels, ExactPointwise, exact_exp2
+from kodim.drafts.kodim import TURNS, Kodim, _from_cells, _gather, _pick, _to_cells
+from kodim.errors import DriftError
+from kodim.transforms.light import merge_matrix, stem_matrix
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return torch.from_numpy(np.array(data.astronaut()[:192, 100:356])).permute(2, 0, 1)[None].float() / 255
+
+
+def perturbed(preset="test", seed=0):
+    """A codec none of whose parts is still at its quiet start."""
+    torch.manual_seed(seed)
+    codec = Kodim(**Kodim.presets[preset])
+    with torch.no_grad():
+        for name, p in codec.named_parameters():
+            size = 0.05 if name.startswith(("analysis", "synthesis")) else 0.3
+            p.add_(torch.randn_like(p) * (size / p[0].numel() ** 0.5 if p.ndim == 4 else 0.02))
+    return codec.eval()
+
+
+def psnr(a, b):
+    return float(-10 * torch.log10((a - b).square().mean()))
+
+
+@pytest.mark.parametrize(("quality", "least"), [(60, 33), (80, 36), (100, 40)])
+def test_starts_as_a_dct_codec(picture, quality, least):
+    torch.manual_seed(0)
+    out = Kodim(**Kodim.presets["compact"]).eval()(picture, quality)
+    assert psnr(out.x_hat, picture) > least
+    assert float(out.bits["y"].sum()) / out.pixels < 7
+
+
+def test_matrices_are_orthonormal():
+    for matrix in (stem_matrix(), merge_matrix()):
+        assert torch.allclose(matrix @ matrix.T, torch.eye(len(matrix)), atol=1e-5)
+
+
+def test_passes_are_a_partition():
+    y = torch.randn(2, 8, 4, 6)
+    assert torch.equal(_gather([_pick(y, t) for t in TURNS]), y)
+    for turn in TURNS:
+        assert torch.equal(_from_cells(_to_cells(y, turn), turn), y)
+
+
+@pytest.mark.parametrize("quality", [0, 33.3, 71.42, 100])
+def test_estimate_file_and_decoder_agree(picture, quality):
+    codec = perturbed()
+    x = picture[:, :, :150, :170]
+    out = codec(x, quality)
+    stream, seen = codec.compress(x, quality)
+    bits = float(sum(b.sum() for b in out.bits.values()))
+    assert abs(8 * len(stream.data) - bits) < 1e-3 * bits + 64
+    assert torch.equal(codec.decompress(stream, (150, 170), quality), seen)
+    assert torch.allclose(out.x_hat, seen, atol=1e-5)
+
+
+def test_decodes_alike_everywhere(picture):
+    codec = perturbed()
+    stream, seen = codec.compress(picture, 57)
+    size = picture.shape[2:]
+    for threads in (2, 1):
+        torch.set_num_threads(threads)
+        assert torch.allclose(codec.decompress(stream, size, 57), seen, atol=1e-5)  # symbols are compared by CRC
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert torch.allclose(codec.decompress(stream, size, 57), seen, atol=1e-5)
+    codec.to(memory_format=torch.channels_last)
+    assert torch.allclose(codec.decompress(stream, size, 57), seen, atol=1e-5)
+    codec.double()
+    assert torch.allclose(codec.decompress(stream, size, 57).float(), seen, atol=1e-5)
+    with pytest.raises(DriftError):
+        codec.decompress(stream, size, 60)
+
+
+def test_prior_path_is_exact_in_a_batch_and_any_precision():
+    codec = perturbed()
+    level = torch.tensor([0.3, 1.9])
+    z = torch.randint(-9, 10, (2, 16, 2, 3)).float()
+    v = torch.randn(2, 256, 8, 12)
+
+    class Channel:
+        """Hands on rounded values and keeps what the networks said."""
+
+        def __init__(self, level):
+            self.level, self.rows, self.values = level, [], []
+
+        def __call__(self, name, prior, latent):
+            self.rows.append(torch.as_tensor(prior.distributions().rows).view(prior.shape))
+            self.values.append(torch.round(latent()))
+            return self.values[-1]
+
+    def run(i, dtype=torch.float32):
+        channel = Channel(level[i])
+        with torch.no_grad():
+            step = exact_exp2(codec.log_step(channel.level), training=False)
+            v_hat = codec._passes(channel, z[i].to(dtype), v[i].to(dtype), step)
+        return v_hat, torch.cat(channel.rows, 1)
+
+    both, rows = run(slice(0, 2))
+    assert len(rows.unique()) > 20
+    for i in range(2):
+        alone, alone_rows = run(slice(i, i + 1))
+        assert torch.equal(alone, both[i : i + 1])
+        assert torch.equal(alone_rows, rows[i : i + 1])
+    codec.double()
+    assert torch.equal(run(slice(0, 2), torch.float64)[0], both.double())
+
+
+@pytest.mark.parametrize(
+    ("layer", "channels", "error"),
+    [
+        (ExactPointwise(192, 64), 192, 0.01),
+        (ExactPointwise(48, 24, groups=4), 192, 0.01),
+        (ExactPointwise(700, 8), 700, 0.05),  # wide layers are left with few bits a weight
+        (ExactDepthwise(16), 16, 0.01),
+    ],
+)
+def test_exact_layers_are_integers_and_near_the_float_layer(layer, channels, error):
+    torch.manual_seed(0)
+    x = torch.randn(2, channels, 6, 8)
+    with torch.no_grad():
+        expected, got = layer.train()(x), layer.eval()(x)
+    assert float((got - expected).square().mean().sqrt()) < error * float(expected.std())
+    weight, _ = layer.integers()
+    assert torch.equal(weight, weight.round())
+    assert float(weight.abs().flatten(1).sum(1).max()) * (2**11 - 1) < 2**24
+
+
+def test_exact_power_and_levels():
+    x = torch.arange(-8192, 8193, 7) / 256
+    exact = exact_exp2(x.double(), training=False).double()
+    assert torch.allclose(exact, torch.exp2(x.double()), rtol=2**-11)
+    mantissa = torch.frexp(exact).mantissa * 2**12
+    assert torch.equal(mantissa, mantissa.round())
+    levels = ExactLevels(torch.linspace(-9, 5, 4)[:, None].expand(4, 3))
+    at = torch.tensor([0.0, 1.37, 3.0])
+    assert torch.allclose(levels.eval()(at), levels.train()(at), atol=2**-8)
+
+
+def test_gradient_reaches_every_parameter(picture):
+    codec = perturbed().train()
+    x = picture[:, :, :64, :192].unfold(3, 64, 64)[0].permute(2, 0, 1, 3)  # three crops, one a level
+    out = codec(x, torch.tensor([0.0, 50.0, 100.0]))
+    weight = codec.distortion_weight(torch.arange(3.0))
+    (out.bpp + weight * 255**2 * (out.x_hat - x).square().mean((1, 2, 3))).mean().backward()
+    grads = {name: p.grad for name, p in codec.named_parameters()}
+    assert [name for name, g in grads.items() if g is None or not torch.isfinite(g).all() or not g.any()] == []
+
+
+def test_quality_orders_size_and_fidelity(picture):
+    torch.manual_seed(0)
+    codec = Kodim(**Kodim.presets["test"]).eval()
+    points = [codec(picture, q) for q in (0, 20, 40, 60, 80, 100)]
+    bpp = [float(p.bpp) for p in points]
+    fidelity = [psnr(p.x_hat, picture) for p in points]
+    assert bpp == sorted(bpp)
+    assert fidelity == sorted(fidelity)
+    assert not math.isnan(sum(bpp))
