@@ -277,9 +277,7 @@ def test_zlib_bombs_are_refused(kind: bytes) -> None:
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"not zlib", zlib.compress(b"x" * 99)[:-1], zlib.compress(b"x") + b"y"]
-)
+@pytest.mark.parametrize("body", [b"", b"not zlib", zlib.compress(b"x" * 99)[:-1], zlib.compress(b"x") + b"y"])
 def test_metadata_must_inflate_exactly(body: bytes) -> None:
     data = pack(BARE)
     with pytest.raises(CorruptFile, match="does not inflate"):

@@ -107,9 +107,7 @@ def test_transparent_palette_becomes_rgba(transparency: int | bytes) -> None:
     np.testing.assert_array_equal(picture.pixels, np.asarray(image.convert("RGB")))
 
 
-@pytest.mark.parametrize(
-    ("image", "key", "mode"), [(rgb().convert("L"), 40, "LA"), (rgb(), (0, 9, 18), "RGBA")]
-)
+@pytest.mark.parametrize(("image", "key", "mode"), [(rgb().convert("L"), 40, "LA"), (rgb(), (0, 9, 18), "RGBA")])
 def test_transparent_colour_becomes_alpha(image: Image.Image, key: object, mode: str) -> None:
     picture = load(saved(image, transparency=key))
     assert picture.mode == mode

@@ -237,9 +237,7 @@ def test_the_limit_is_ours_and_exact() -> None:
             load(source, max_pixels=W * H - 1)
 
 
-@pytest.mark.parametrize(
-    "kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "ICO"]
-)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "ICO"])
 def test_damage_raises_only_kodim_errors(kind: str) -> None:
     rng, messages = random.Random(kind), set()
     seed = saved(rgb(), kind, exif=exif(6)) if kind in ("PNG", "JPEG", "TIFF") else saved(rgb(), kind)

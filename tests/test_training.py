@@ -138,7 +138,19 @@ def test_killed_run_leaves_its_last_checkpoint(folder: Path) -> None:
 
 def test_interrupt_saves_and_ends_quietly(folder: Path) -> None:
     out = folder.parent / "run.safetensors"
-    args = [sys.executable, "-m", "kodim", "train", "balle2017", "--data", str(folder), "--minutes", "5", "-o", str(out)]
+    args = [
+        sys.executable,
+        "-m",
+        "kodim",
+        "train",
+        "balle2017",
+        "--data",
+        str(folder),
+        "--minutes",
+        "5",
+        "-o",
+        str(out),
+    ]
     env = os.environ | {"KODIM_CACHE": str(folder.parent / "cache")}
     process = subprocess.Popen(args, stderr=subprocess.PIPE, env=env, text=True)
     assert process.stderr is not None

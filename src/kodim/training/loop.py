@@ -37,7 +37,7 @@ class Diverged(KodimError):
 
 @dataclass
 class TrainConfig:
-    """One leg of training. `stages` are (share of the budget, crop side, batch): small crops first, large last."""
+    """One leg of training. `stages` are (share of the budget, crop side, batch per process)."""
 
     codec: str
     data: list[str]
@@ -234,10 +234,12 @@ class Leg:
         torch._foreach_lerp_(list(self.ema.values()), [live[k] for k in self.ema], 1 - decay)
 
     def _average_gradients(self) -> None:
-        if self.world > 1:
-            for p in self.codec.parameters():
-                if p.grad is not None:
-                    dist.all_reduce(p.grad, op=dist.ReduceOp.AVG)
+        if self.world > 1:  # all in one message: latency, not volume, is what costs
+            grads = [p.grad for p in self.codec.parameters() if p.grad is not None]
+            flat = torch.cat([g.reshape(-1) for g in grads])
+            dist.all_reduce(flat)
+            for g, mean in zip(grads, (flat / self.world).split([g.numel() for g in grads]), strict=True):
+                g.copy_(mean.view_as(g))
 
     def _agree(self, mine: bool) -> bool:
         """True on all ranks as soon as it is true on one."""
