@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -47,7 +47,8 @@ class Kind:
 
 
 def _factorized(module: FactorizedPrior, p: Tensor) -> BoundPrior:
-    return module(torch.arange(len(p)) % 5 / 2, tuple(p.shape[2:]))
+    level = (2 * p[:, 0, 0, 0].detach().abs()).floor().clamp_max(4) / 2  # half steps of 0 .. 2
+    return module(level.float(), tuple(p.shape[2:]))
 
 
 def _scale(module: ScalePrior, p: Tensor) -> BoundPrior:
@@ -95,19 +96,30 @@ def frozen(kind: Kind) -> PriorModule:
 
 
 def sample(distributions: Distributions, seed: int) -> np.ndarray:
-    """Symbols (n,) drawn from integer tables; escapes become the first symbol beyond."""
+    """Symbols (n,) drawn from integer tables; escapes become symbols up to a thousand beyond."""
     rng = np.random.default_rng(seed)
     if isinstance(distributions, Individual):
         u = rng.integers(TOTAL, size=len(distributions.low))
-        return distributions.low + (np.cumsum(distributions.counts, 1) <= u[:, None]).sum(1)
-    symbols = np.empty(len(distributions.rows), dtype=np.int64)
-    for probabilities, where in distributions.groups():
-        symbols[where] = rng.choice(len(probabilities), len(where), p=probabilities)
-    return symbols + distributions.low_and_length(np.arange(len(symbols)))[0]
+        symbols = distributions.low + (np.cumsum(distributions.counts, 1) <= u[:, None]).sum(1)
+    else:
+        symbols = np.empty(len(distributions.rows), dtype=np.int64)
+        for probabilities, where in distributions.groups():
+            symbols[where] = rng.choice(len(probabilities), len(where), p=probabilities)
+        symbols += distributions.low_and_length(np.arange(len(symbols)))[0]
+    return symbols + distributions.split(symbols)[1] * rng.integers(1000, size=len(symbols))
 
 
 def residuals(prior: BoundPrior, symbols: np.ndarray) -> Tensor:
     return torch.as_tensor(symbols, dtype=torch.float32).view(prior.shape)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tensors of a few hundred numbers: a second thread would only wait in the way."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 # --- the coder -------------------------------------------------------------------------------------------------------
@@ -129,7 +141,7 @@ def test_what_is_written_is_read(kind: Kind, data: st.DataObject, seed: int, spr
     assert np.array_equal(Reader(writer.bytes()).read(prior.distributions()), symbols)
     bits = d.bits(symbols)
     assert (bits >= 0).all()
-    assert abs(8 * len(writer.bytes()) - bits.sum()) <= 0.001 * bits.sum() + 64
+    assert 8 * len(writer.bytes()) <= 1.001 * bits.sum() + 64  # may be less: trailing zeros are left out
 
 
 @every_kind
@@ -187,11 +199,12 @@ def test_training_bits_are_those_of_the_tables(kind: Kind) -> None:
 
 @every_kind
 def test_training_densities_sum_to_one(kind: Kind) -> None:
-    prior = bound(kind, 5, spread=0.7)
-    values = range(kind.symbols) if kind.symbols else range(-400, 401)
-    total = sum(torch.exp2(-prior.bits(torch.full(prior.shape, float(v))).double()) for v in values)
-    slack = 1e-5 if kind.symbols else 801 * 1e-9 + 2e-5
-    torch.testing.assert_close(total, torch.ones_like(total), atol=slack, rtol=0)
+    values = torch.arange(kind.symbols).float() if kind.symbols else torch.arange(-400.0, 401.0)
+    p = parameters(kind, 5, (3, 1, 1), spread=0.7).expand(-1, -1, -1, len(values))
+    prior = kind.bind(frozen(kind), p)
+    total = torch.exp2(-prior.bits(values.expand(prior.shape)).double()).sum(-1)
+    floors = 0.0 if kind.symbols else 801e-9
+    torch.testing.assert_close(total, torch.ones_like(total), atol=floors + 2e-5, rtol=0)
 
 
 @every_kind
@@ -332,16 +345,10 @@ def test_counts_depend_on_nothing_else(kind: Kind) -> None:
     module = kind.module()
     p = parameters(kind, 11, (3, 9, 11), 2.0)
     reference = kind.bind(module, p).distributions()
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        assert same(reference, kind.bind(module, p).distributions())
-    finally:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(2)
+    assert same(reference, kind.bind(module, p).distributions())
     assert same(reference, kind.bind(module, p.to(memory_format=torch.channels_last)).distributions())
     assert same(reference, kind.bind(module, p.double()).distributions())
-    if isinstance(module, FactorizedPrior):  # its level goes by the place in the batch
-        return
     n = math.prod(kind.bind(module, p).shape[1:])
     for i in range(3):
         assert same(reference, kind.bind(module, p[i : i + 1]).distributions(), slice(i * n, (i + 1) * n))
@@ -463,14 +470,12 @@ def test_a_codec_decodes_what_it_encodes(kind: Kind, tmp_path: Path) -> None:
     codec = Toy(kind).eval()
     x = torch.rand(2, 3, 50, 70)
     out = codec(x)
-    streams = []
     for i in range(2):
         stream, x_hat = codec.compress(x[i : i + 1])
-        streams.append(stream)
         assert torch.equal(codec.decompress(stream, (50, 70)), x_hat)
         torch.testing.assert_close(out.x_hat[i : i + 1], x_hat)
         bits = float(sum(b[i] for b in out.bits.values()))
-        assert abs(8 * len(stream.data) - bits) <= 0.002 * bits + 64
+        assert abs(8 * len(stream.data) - bits) <= 0.001 * bits + 64
 
     path = tmp_path / "toy.safetensors"
     weights.save(codec, path)
@@ -502,7 +507,7 @@ def test_a_codec_trains_and_drops_its_tables(kind: Kind) -> None:
     assert not codec.y_prior.tables.ready
     optimiser = torch.optim.Adam(codec.parameters(), 1e-2)
     rates = []
-    for _ in range(30):
+    for _ in range(20):
         out = codec(x)
         loss = out.bpp.mean() + 10 * (out.x_hat - x).square().mean()
         optimiser.zero_grad()

@@ -169,7 +169,7 @@ class Mixture:
 class MixturePrior(_LookupPrior):
     """Mixtures of K Gaussians, Laplacians and logistics, one family per component, all parameters per element.
 
-    2001.01568 (section 3.3: three Gaussians), 2107.06463 (families mixed), 1811.12817 (logistics). As there,
+    2001.01568 (three Gaussians), 2107.06463 (families mixed), 1811.12817 (logistics). As there,
     values are rounded to plain integers (centre 0) and the means lie inside the mixture.
 
     Scale indices are those of :class:`ScalePrior`. Counts cover `window` symbols around the mixture, others

@@ -71,11 +71,13 @@ class Kodim(Codec):
         self.hyper_analysis = nn.Sequential(
             nn.Conv2d(latents, n, 1), nn.LeakyReLU(), down(n, n, 3), nn.LeakyReLU(), down(n, side, 3)
         )
+        with torch.no_grad():
+            self.hyper_analysis[-1].weight.mul_(8)  # type: ignore[operator]  # or z would round to zero everywhere
         self.hyper_synthesis = ExactSequential(up(side, n, 3), nn.LeakyReLU(), up(n, context, 3))
         self.blocks = nn.ModuleList(ExactBlock(context) for _ in TURNS)
         self.head = ExactPointwise(context, latents // 2, groups=4, zero=True)
         self.embed = ExactPointwise(latents // 4, context, groups=4)
-        self.z_prior = FactorizedPrior(side, levels)
+        self.z_prior = FactorizedPrior(side, levels, init=4.0)
         self.y_prior = ScalePrior("gaussian", low=LOW, high=LOW * 2 ** ((COUNT - 1) / PER_OCTAVE), count=COUNT)
         self.context_level = ExactLevels(torch.zeros(levels, context))
         self._start_levels(spread(16)[kept(latents)])

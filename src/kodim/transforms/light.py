@@ -8,13 +8,12 @@ Background: DCVC-RT (arXiv 2502.20762) for the blocks and for unshuffling by 8.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..quantizers.gains import Gain
+from ..quantizers.gains import interpolate
 
 FEATURES = 192  # 8 x 8 x 3: every coefficient has a channel
 
@@ -23,8 +22,18 @@ FEATURES = 192  # 8 x 8 x 3: every coefficient has a channel
 SPREADS = ((0.057, 1.235), (0.0068, 1.57), (0.0042, 1.48))
 
 
+# An optimiser that moves all weights alike (Muon, Adam) would wear the DCT away before the rest has learned
+# anything. Layers that start as a DCT see inputs scaled down by SLOW and hold weights scaled up by it, and
+# residual branches are scaled down, so that a step of the optimiser is a small step in the picture.
+SLOW = 1 / 32
+BRANCH = 1 / 16
+
+
 class DepthBlock(nn.Module):
-    """(B, C, h, w) -> same: depthwise 3x3 between 1x1 layers, then a 1x1 network of width 2 C; 6 C^2 + 9 C MAC."""
+    """(B, C, h, w) -> same: depthwise 3x3 between 1x1 layers, then a 1x1 network of width 2 C; 6 C^2 + 9 C MAC.
+
+    The stream stays in natural units; what the branches see is stretched by `gain` (B, C, 1, 1).
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -34,9 +43,21 @@ class DepthBlock(nn.Module):
         self.widen = _pointwise(channels, 2 * channels)
         self.narrow = _zero(_pointwise(2 * channels, channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.project(self.depthwise(_silu(self.mix(x))))
-        return x + self.narrow(_silu(self.widen(x)))
+    def forward(self, x: Tensor, gain: Tensor) -> Tensor:
+        x = x + BRANCH * self.project(self.depthwise(F.silu(self.mix(x * gain))))
+        return x + BRANCH * self.narrow(F.silu(self.widen(x * gain)))
+
+
+class FeatureGain(nn.Module):
+    """Stretches 8x8 coefficients for each rate level; starts by giving them unit variance."""
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.log_gain = nn.Parameter(-spread(8).log().repeat(levels, 1))
+
+    def forward(self, level: Tensor) -> Tensor:
+        """level (B,) -> (B, 192, 1, 1)."""
+        return interpolate(self.log_gain, level).exp()[:, :, None, None]
 
 
 class LightAnalysis(nn.Module):
@@ -51,17 +72,17 @@ class LightAnalysis(nn.Module):
     def __init__(self, latents: int, blocks: int, levels: int) -> None:
         super().__init__()
         self.stem = nn.Conv2d(FEATURES, FEATURES, 1, bias=False)
-        self.gain = _whitening(levels)
-        self.blocks = nn.Sequential(*(DepthBlock(FEATURES) for _ in range(blocks)))
+        self.gain = FeatureGain(levels)
+        self.blocks = nn.ModuleList(DepthBlock(FEATURES) for _ in range(blocks))
         self.head = nn.Conv2d(4 * FEATURES, latents, 1)
         with torch.no_grad():
-            self.stem.weight.copy_(stem_matrix()[:, :, None, None])
-            self.head.weight.copy_(merge_matrix()[kept(latents)][:, :, None, None])
+            self.stem.weight.copy_(stem_matrix()[:, :, None, None] / SLOW)
+            self.head.weight.copy_(merge_matrix()[kept(latents)][:, :, None, None] / SLOW)
             nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        x = _channels_last(F.pixel_unshuffle(x - 0.5, 8))  # (B, 192, H/8, W/8)
-        x = self.blocks(_full(self.stem, x) * self.gain(level)) * self.gain.inverse(level)
+        x = _full(self.stem, _channels_last(F.pixel_unshuffle(x - 0.5, 8)))  # (B, 192, H/8, W/8)
+        x = _run(self.blocks, x, self.gain(level))
         return _full(self.head, _channels_last(F.pixel_unshuffle(x, 2)))
 
 
@@ -71,18 +92,18 @@ class LightSynthesis(nn.Module):
     def __init__(self, latents: int, blocks: int, levels: int) -> None:
         super().__init__()
         self.head = nn.Conv2d(latents, 4 * FEATURES, 1)
-        self.gain = _whitening(levels)
-        self.blocks = nn.Sequential(*(DepthBlock(FEATURES) for _ in range(blocks)))
+        self.gain = FeatureGain(levels)
+        self.blocks = nn.ModuleList(DepthBlock(FEATURES) for _ in range(blocks))
         self.stem = nn.Conv2d(FEATURES, FEATURES, 1)
         with torch.no_grad():
-            self.head.weight.copy_(merge_matrix()[kept(latents)].T[:, :, None, None])
-            self.stem.weight.copy_(stem_matrix().T[:, :, None, None])
+            self.head.weight.copy_(merge_matrix()[kept(latents)].T[:, :, None, None] / SLOW)
+            self.stem.weight.copy_(stem_matrix().T[:, :, None, None] / SLOW)
             nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
             nn.init.constant_(self.stem.bias, 0.5)  # type: ignore[arg-type]
 
     def forward(self, y: Tensor, level: Tensor) -> Tensor:
         x = _channels_last(F.pixel_shuffle(_full(self.head, _channels_last(y)), 2))  # (B, 192, H/8, W/8)
-        x = self.blocks(x * self.gain(level)) * self.gain.inverse(level)
+        x = _run(self.blocks, x, self.gain(level))
         return F.pixel_shuffle(_full(self.stem, x), 8)
 
 
@@ -125,19 +146,6 @@ def kept(latents: int) -> Tensor:
     return order.view(-1, 4).T.reshape(-1)
 
 
-def _whitening(levels: int) -> Gain:
-    """Feature gains that start by giving every 8x8 coefficient unit variance."""
-    gain = Gain(FEATURES, levels, 1.0, 1.0)
-    with torch.no_grad():
-        gain.log_gain.copy_(-spread(8).log().expand(levels, -1))
-        gain.log_inverse.copy_(-gain.log_gain)
-    return gain
-
-
-def _silu(x: Tensor) -> Tensor:
-    return F.silu(x, inplace=not torch.is_grad_enabled())  # fresh memory costs more than the function
-
-
 def _pointwise(c_in: int, c_out: int) -> nn.Conv2d:
     layer = nn.Conv2d(c_in, c_out, 1)
     nn.init.normal_(layer.weight, std=c_in**-0.5)
@@ -151,10 +159,16 @@ def _zero(layer: nn.Conv2d) -> nn.Conv2d:
     return layer
 
 
-def _full(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Run a layer in full precision inside a bfloat16 region: eight bits would round away fine quantiser steps."""
+def _run(blocks: nn.ModuleList, x: Tensor, gain: Tensor) -> Tensor:
+    for block in blocks:
+        x = block(x, gain)
+    return x
+
+
+def _full(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """A DCT layer, in full precision inside a bfloat16 region too: eight bits would round away fine quantiser steps."""
     with torch.autocast(x.device.type, enabled=False):
-        return layer(x)
+        return layer(x * SLOW)
 
 
 def _channels_last(x: Tensor) -> Tensor:
