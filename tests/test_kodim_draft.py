@@ -186,7 +186,7 @@ def test_training_leaves_the_start_for_the_better(picture):
     codec = Kodim(**Kodim.presets["test"]).train()
     wide = [p for p in codec.parameters() if p.ndim == 4]
     optimiser = Muon(wide, [p for p in codec.parameters() if p.ndim != 4], lr=2e-3)
-    x = picture[:, :, :128, :128].expand(3, -1, -1, -1)
+    x = picture[:, :, :64, 64:128].expand(3, -1, -1, -1)
     quality = torch.tensor([0.0, 50.0, 100.0])
     weight = codec.distortion_weight(torch.arange(3.0))
 
@@ -195,12 +195,11 @@ def test_training_leaves_the_start_for_the_better(picture):
         return out.bpp + weight * 255**2 * (out.x_hat - x).square().mean((1, 2, 3))
 
     before = losses().detach()
-    for _ in range(15):
+    for _ in range(8):
         optimiser.zero_grad()
         (losses() * weight**-0.5).mean().backward()
         torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
         optimiser.step()
     after = losses().detach()
-    print(before, after)
-    assert float(after[0]) < 0.95 * float(before[0])
-    assert (after < 1.02 * before).all()
+    assert (after[:2] < 0.98 * before[:2]).all()
+    assert after[2] < before[2]

@@ -68,6 +68,8 @@ class Reader:
             escaped = symbols == length
             symbols += low
             if escaped.any():
+                if isinstance(distributions, Individual) and not distributions.counts[escaped, -1].all():
+                    raise CorruptFile("the coded data names a category that does not exist")
                 excess = self._read_excess(int(escaped.sum()))
                 symbols[escaped] = escape_symbols(excess, low[escaped], length[escaped])
         except AssertionError:
