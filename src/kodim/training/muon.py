@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+BLOCK = 256
+
 
 class Muon(torch.optim.Optimizer):
     """Muon for convolution weights, AdamW for the rest, under one learning rate.
@@ -59,9 +61,14 @@ def _adam(p: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any])
 
 
 def orthogonalise(m: Tensor, steps: int = 6) -> Tensor:
-    """The orthogonal factor of m (rows, columns), by coupled Newton-Schulz iterations on its Gram matrix."""
+    """The orthogonal factor of m (rows, columns), by coupled Newton-Schulz iterations on its Gram matrix.
+
+    More than `BLOCK` rows are taken in blocks, each orthogonal for itself: the cost grows with their cube.
+    """
     if m.shape[0] > m.shape[1]:
         return orthogonalise(m.T, steps).T
+    if len(m) > BLOCK:
+        return torch.cat([orthogonalise(block, steps) for block in m.chunk(-(-len(m) // BLOCK))])
     m = m.float()
     gram = m @ m.T
     # Frobenius norm bounds the spectrum; the small ridge keeps dead directions from being blown up to noise.
