@@ -45,7 +45,7 @@ def train(
         float | None,
         typer.Option("--lambda", metavar="L", help="Weight of 255^2 MSE against bpp, for one fixed rate."),
     ] = None,
-    lr: Annotated[float, typer.Option(metavar="R", help="Learning rate at the start.")] = 3e-3,
+    lr: Annotated[float, typer.Option(metavar="R", help="Learning rate at the start.")] = 1e-3,
     seed: Annotated[int, typer.Option(metavar="N", help="Of crops, noise and rates.")] = 0,
     compile_: Annotated[bool, typer.Option("--compile", help="Use torch.compile (worth it on a GPU).")] = False,
 ) -> None:

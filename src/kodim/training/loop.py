@@ -49,8 +49,8 @@ class TrainConfig:
     device: str = "auto"
     seed: int = 0
     optimiser: str = "muon"
-    lr: float = 3e-3
-    final_lr: float = 3e-5
+    lr: float = 1e-3
+    final_lr: float = 1e-5
     warmup: float = 0.01
     anneal: bool = True
     ema: float = 0.999
