@@ -20,6 +20,7 @@ from ..coding.priors import FactorizedPrior
 from ..coding.sites import Code
 from ..quantizers.gains import Gain
 from ..transforms.pyramid import analysis, synthesis
+from ..transforms.start import dct_start, gains
 
 
 class Balle2017(Codec):
@@ -52,7 +53,9 @@ class Balle2017(Codec):
         shape = (widths, (9, 5, 5), (4, 2, 2))
         self.analysis = analysis(*shape, gdn_last=True)
         self.synthesis = synthesis(*shape, gdn_first=True)
-        self.gain = Gain(widths[-1], levels)
+        if levels > 1:
+            dct_start(self.analysis, self.synthesis)
+        self.gain = Gain(widths[-1], levels, *gains(self.lambdas))
         self.prior = FactorizedPrior(widths[-1], levels, spread=1.15, substeps=4)
 
     def program(self, code: Code) -> Tensor:

@@ -20,6 +20,7 @@ from ..coding.priors import FactorizedPrior, ScalePrior
 from ..coding.sites import Code
 from ..quantizers.gains import Gain
 from ..transforms.pyramid import analysis, down, synthesis, up
+from ..transforms.start import dct_start, gains
 
 # The network's output 0 means sigma = 1 (position 18 of 64); one unit of output is eight positions.
 SCALE_START, SCALE_UNIT = 18.0, 8.0
@@ -56,7 +57,9 @@ class Balle2018(Codec):
         shape = (widths, (5,) * 4, (2,) * 4)
         self.analysis = analysis(*shape, gdn_last=False)
         self.synthesis = synthesis(*shape, gdn_first=False)
-        self.gain = Gain(m, levels)
+        if levels > 1:
+            dct_start(self.analysis, self.synthesis)
+        self.gain = Gain(m, levels, *gains(self.lambdas))
         self.hyper_analysis = nn.Sequential(nn.Conv2d(m, n, 3, padding=1), nn.ReLU(), down(n, n), nn.ReLU(), down(n, n))
         self.hyper_synthesis = ExactSequential(up(n, n), nn.ReLU(), up(n, n), nn.ReLU(), nn.Conv2d(n, m, 3, padding=1))
         self.z_prior = FactorizedPrior(n, levels)

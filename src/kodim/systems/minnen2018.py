@@ -21,6 +21,7 @@ from ..coding.priors import FactorizedPrior, ScalePrior
 from ..coding.sites import Code
 from ..quantizers.gains import Gain
 from ..transforms.pyramid import analysis, down, synthesis, up
+from ..transforms.start import dct_start, gains
 from .balle2018 import SCALE_START, SCALE_UNIT
 
 
@@ -55,7 +56,9 @@ class Minnen2018(Codec):
         shape = (widths, (5,) * 4, (2,) * 4)
         self.analysis = analysis(*shape, gdn_last=False)
         self.synthesis = synthesis(*shape, gdn_first=False)
-        self.gain = Gain(m, levels)
+        if levels > 1:
+            dct_start(self.analysis, self.synthesis)
+        self.gain = Gain(m, levels, *gains(self.lambdas))
         self.hyper_analysis = nn.Sequential(
             nn.Conv2d(m, n, 3, padding=1), nn.LeakyReLU(), down(n, n), nn.LeakyReLU(), down(n, n)
         )
