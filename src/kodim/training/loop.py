@@ -154,7 +154,7 @@ class Leg:
                 self.leg = {
                     "codec": config.codec,
                     "minutes": round((state.seconds - before["seconds"]) / 60, 1),
-                    "core_minutes": round((state.cpu_seconds - before["cpu_seconds"]) / 60, 1),
+                    "core_minutes": round((state.cpu_seconds - before["cpu_seconds"]) * self.world / 60, 1),
                     "megapixels": round((state.pixels - before["pixels"]) / 1e6),
                     "device": str(self.device),
                 }

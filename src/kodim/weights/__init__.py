@@ -1,7 +1,7 @@
 """Trained weights: `<codec>.<preset>.safetensors` beside this file, each with a TOML card of the same name.
 
-A weights file holds parameters and the frozen integer tables. Large convolutions are stored in 8 bits with
-one scale per output channel (`<name>` and `<name>.scale`), other convolutions in half precision, the rest
+A weights file holds parameters and the frozen integer tables. Large convolutions are stored in 8 bits
+with one scale per kernel (`<name>` and `<name>.peak`), other convolutions in half precision, the rest
 in full; what is loaded is what was measured. The fingerprint, the first 8 bytes of the SHA-256 of the whole
 file, is written into every .kdm file.
 """
@@ -69,7 +69,7 @@ def load(codec: "Codec", path: str | Path) -> None:
         tensors |= {k: v for k, v in codec.state_dict().items() if ".tables." in k}
     try:
         codec.load_state_dict(tensors if is_checkpoint else _unpack(tensors))
-    except RuntimeError as error:
+    except (RuntimeError, KeyError) as error:
         raise BadRequest(f"{path}: does not fit {codec.info['slug']} ({str(error).splitlines()[-1].strip()})") from None
     if is_checkpoint:
         codec.freeze()
@@ -118,9 +118,10 @@ def _pack(tensors: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
     packed = {}
     for name, value in tensors.items():
         if value.ndim == 4 and value.numel() > SMALL:
-            scale = value.abs().amax((1, 2, 3)).clamp_min(1e-12) / 127
-            packed[name] = torch.round(value / scale.view(-1, 1, 1, 1)).to(torch.int8)
-            packed[f"{name}.scale"] = scale
+            peak = value.abs().amax((2, 3)).half()
+            scale = peak.float().clamp_min(1e-12)[:, :, None, None] / 127
+            packed[name] = torch.round(value / scale).clamp(-127, 127).to(torch.int8)
+            packed[f"{name}.peak"] = peak
         elif value.ndim == 4 and value.is_floating_point():
             packed[name] = value.half()
         elif name.endswith(".counts"):
@@ -136,11 +137,13 @@ def _unpack(packed: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
 
     tensors = {}
     for name, value in packed.items():
-        if value.dtype == torch.int8 and f"{name}.scale" in packed:
-            tensors[name] = value.float() * packed[f"{name}.scale"].view(-1, 1, 1, 1)
+        if name.endswith(".weight.peak"):
+            continue
+        if value.dtype == torch.int8:
+            tensors[name] = value.float() * (packed[f"{name}.peak"].float()[:, :, None, None] / 127)
         elif value.dtype in (torch.float16, torch.uint16):
             tensors[name] = value.to(torch.float32 if value.dtype == torch.float16 else torch.int32)
-        elif not name.endswith(".weight.scale"):
+        else:
             tensors[name] = value
     return tensors
 
