@@ -71,17 +71,12 @@ def rate_against(found: dict[str, Any], anchor: tuple[list[float], list[float]],
 
 
 def points_table(results: dict[str, dict[str, Any]]) -> list[str]:
-    lines = [
-        "| codec | quality | bpp | PSNR (dB) | MS-SSIM | encode (s) | decode (s) |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """Rate and distortion only: seconds belong to benchmarks/speed.py, on an idle machine."""
+    lines = ["| codec | quality | bpp | PSNR (dB) | MS-SSIM |", "|---|---|---|---|---|"]
     for slug, found in results.items():
         for p in found["points"]:
             ms = f"{p['ms_ssim']:.4f}" if p["ms_ssim"] else ""
-            lines.append(
-                f"| {slug} | {p['quality']:g} | {p['bpp']:.4f} | {p['psnr']:.2f} | {ms} "
-                f"| {p['encode_s']:.3f} | {p['decode_s']:.3f} |"
-            )
+            lines.append(f"| {slug} | {p['quality']:g} | {p['bpp']:.4f} | {p['psnr']:.2f} | {ms} |")
     return lines
 
 
