@@ -20,7 +20,7 @@ def test_every_system_is_listed_with_its_taxonomy() -> None:
     for entry in entries.values():
         assert set(entry.taxonomy) == set(registry.TAXONOMY), entry.slug
         if entry.kind == "learned":
-            assert {"paper", "compact"} <= set(entry.presets)
+            assert {"compact", *(["paper"] if entry.arxiv else [])} <= set(entry.presets)
             assert entry.title
             assert entry.year
             assert entry.arxiv

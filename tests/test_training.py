@@ -23,7 +23,7 @@ from kodim.training import checkpoint
 from kodim.training.data import Pictures
 from kodim.training.export import export
 from kodim.training.loop import Diverged, TrainConfig, train
-from kodim.training.muon import orthogonalise
+from kodim.training.muon import _owners, orthogonalise
 
 TINY = {"widths": (8, 8, 8, 12), "hyper": (8, 8, 8), "levels": 4}
 
@@ -214,4 +214,12 @@ def test_orthogonalise(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     m = torch.randn(shape) @ torch.diag(torch.linspace(0.5, 2, shape[1]))
     u, _, v = torch.linalg.svd(m, full_matrices=False)
-    torch.testing.assert_close(orthogonalise(m, steps=12), u @ v, atol=0.05, rtol=0)
+    torch.testing.assert_close(orthogonalise(m), u @ v, atol=0.05, rtol=0)
+
+
+def test_muon_shares_its_matrices_out_evenly() -> None:
+    shapes = [torch.Size(s) for s in ((8, 8, 1, 1), (16, 16, 1, 1), (8, 8, 1, 1), (16, 4, 3, 3))]
+    owners = _owners(shapes, 2)
+    assert owners[1] != owners[3]  # the two dear ones
+    assert set(owners) == {0, 1}
+    assert _owners(shapes, 1) == [0, 0, 0, 0]

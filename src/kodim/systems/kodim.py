@@ -40,7 +40,7 @@ TURNS = (0, 3, 2, 1)
 class Kodim(Codec):
     """kodim's own codec; y (B, M, H/16, W/16) and z (B, Z, H/64, W/64)."""
 
-    info = {  # noqa: RUF012
+    info = {
         "slug": "kodim",
         "title": "kodim: light transform around the DCT, quad context, exact prior",
         "authors": "kodim",
@@ -54,7 +54,7 @@ class Kodim(Codec):
             "range": "low to high",
         },
     }
-    presets = {  # noqa: RUF012
+    presets = {
         "compact": {"latents": 512, "blocks": (4, 4), "context": 192, "hyper": (128, 64), "levels": 9},
         "test": {"latents": 256, "blocks": (1, 1), "context": 32, "hyper": (32, 16), "levels": 3},
     }

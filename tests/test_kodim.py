@@ -1,4 +1,4 @@
-"""The flagship's network before it is trained: does it start as a DCT codec, and is its prior exact?"""
+"""The default codec's network: does it start as a DCT codec, and is its prior exact?"""
 
 import math
 
@@ -8,8 +8,8 @@ import torch
 from skimage import data
 
 from kodim.coding.exact_blocks import ExactDepthwise, ExactLevels, ExactPointwise, exact_exp2
-from kodim.drafts.kodim import TURNS, Kodim, _from_cells, _gather, _pick, _to_cells
 from kodim.errors import CorruptFile, DriftError
+from kodim.systems.kodim import TURNS, Kodim, _from_cells, _gather, _pick, _to_cells
 from kodim.training.muon import Muon
 from kodim.transforms.light import merge_matrix, stem_matrix
 

@@ -1,1 +1,0 @@
-"""Codecs not yet trained, and so not yet listed by the registry."""
