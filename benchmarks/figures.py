@@ -26,16 +26,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 LEARNED = ("balle2017", "balle2018", "minnen2018")
 CLASSICAL = ("jpeg-420", "webp", "jpeg2000", "heic", "avif", "jxl")
 ANCHORS = ("jpeg-420", "webp", "jpeg2000")
-PUBLISHED = (
-    "jpeg",
-    "webp",
-    "jpeg2000",
-    "paper-bmshj2018-factorized",
-    "paper-bmshj2018-hyperprior",
-    "paper-mbt2018-mean",
-    "bpg_444_x265_ycbcr",
-    "vtm",
-)
 
 
 def measure(slug: str, folder: Path) -> dict[str, Any]:
@@ -83,7 +73,7 @@ def points_table(results: dict[str, dict[str, Any]]) -> list[str]:
 def bd_table(results: dict[str, dict[str, Any]], kodak: bool) -> list[str]:
     """BD-rate (PSNR) of every learned codec; negative means fewer bits at equal quality."""
     theirs = published.load()
-    names = [n for n in PUBLISHED if kodak and n in theirs.curves]
+    names = [n for n in published.SHOWN if kodak and n in theirs.curves]
     anchors = [a for a in (*ANCHORS, *(c for c in CLASSICAL if c not in ANCHORS)) if a in results]
     learned = [s for s in results if registry.find(s).kind == "learned"]
     lines = [f"| BD-rate against | {' | '.join(learned)} |", "|---" * (len(learned) + 1) + "|"]

@@ -1,13 +1,31 @@
+import io
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from kodim import metrics
 from kodim.bench import published
 from kodim.errors import BadRequest
-from kodim.metrics import bd_psnr, bd_rate, frontier, ms_ssim, ms_ssim_db, overlap, psnr, ssim
+from kodim.metrics import (
+    METRICS,
+    bd_psnr,
+    bd_rate,
+    frontier,
+    ms_ssim,
+    ms_ssim_db,
+    nlpd,
+    overlap,
+    psnr,
+    ssim,
+    ssimulacra2,
+)
 
 # JPEG and WebP on Kodak (bpp, dB): fixed figures, so that the library's answer on them stays fixed too.
 ANCHOR = ([0.221, 0.508, 0.906, 1.402, 2.1], [23.78, 29.04, 32.06, 34.3, 36.7])
@@ -74,13 +92,128 @@ def test_ms_ssim_in_decibels():
         ms_ssim_db(1.01)
 
 
-@pytest.mark.parametrize("metric", [psnr, ssim, ms_ssim])
+@pytest.mark.parametrize("metric", [psnr, ssim, ms_ssim, nlpd, ssimulacra2, *METRICS.values()])
 def test_metrics_refuse_floats_and_different_sizes(metric, pair):
     a, b = pair
     with pytest.raises(BadRequest, match="uint8"):
         metric(a, b.astype(np.float32) / 255)
     with pytest.raises(BadRequest, match="one size"):
         metric(a, b[:-1])
+
+
+def _nlpd_by_the_book(a, b):
+    """NLPD as the authors' program writes it: 5x5 kernels, zeros in between, everything convolved in full."""
+    signal = pytest.importorskip("scipy.signal")
+    sigmas = [0.0248, 0.0185, 0.0179, 0.0191, 0.0220, 0.2782]
+    crosses = [  # up, left, right, down in the kernel, which convolution turns over
+        (0.1011, 0.1493, 0.1460, 0.1015),
+        (0.0757, 0.1986, 0.1846, 0.0837),
+        (0.0477, 0.2138, 0.2243, 0.0467),
+        (0, 0.2503, 0.2616, 0),
+        (0, 0.2598, 0.2552, 0),
+        (0, 0.2215, 0.0717, 0),
+    ]
+    taps = np.array([0.05, 0.25, 0.4, 0.25, 0.05])
+    blur = np.outer(taps, taps)
+
+    def bands(plane):
+        for k in range(6):
+            kernel = np.zeros((5, 5))
+            kernel[1, 2], kernel[2, 1], kernel[2, 3], kernel[3, 2] = crosses[k]
+            kernel[2, 4] = 0.0072 if k == 0 else 0
+            low, band = plane, plane
+            if k < 5:
+                low = signal.convolve2d(np.pad(plane, 2, mode="symmetric"), blur, mode="valid")[::2, ::2]
+                wide = np.zeros([2 * (n + 2) for n in low.shape])
+                wide[::2, ::2] = 4 * np.pad(low, 1, mode="edge")
+                wide = signal.convolve2d(wide, blur, mode="same")
+                band = plane - wide[2 : 2 + plane.shape[0], 2 : 2 + plane.shape[1]]
+            yield band / (sigmas[k] + signal.convolve2d(np.abs(band), kernel, mode="same"))
+            plane = low
+
+    x, y = (p @ [0.299, 0.587, 0.114] / 255 for p in (a, b))
+    return np.mean([np.sqrt(np.mean((p - q) ** 2)) for p, q in zip(bands(x), bands(y), strict=True)])
+
+
+@pytest.mark.parametrize("size", [(241, 331), (64, 33), (100, 121)])
+def test_nlpd_is_what_its_definition_says(pair, size):
+    a, b = (p[: size[0], : size[1]] for p in pair)
+    assert nlpd(a, b) == pytest.approx(_nlpd_by_the_book(a, b), abs=1e-9)
+
+
+def test_nlpd_of_grey_is_that_of_three_equal_channels(pair):
+    a, b = (p[..., 1] for p in pair)
+    assert nlpd(a, b) == pytest.approx(nlpd(np.dstack([a] * 3), np.dstack([b] * 3)), abs=1e-9)
+    with pytest.raises(BadRequest, match="4 channels"):
+        nlpd(np.dstack([a] * 4), np.dstack([b] * 4))
+
+
+def test_ssimulacra2_is_the_packages_figure_for_the_same_files(pair, tmp_path):
+    library = pytest.importorskip("ssimulacra2")
+    for name, pixels in zip("ab", pair, strict=True):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    reference = library.compute_ssimulacra2(str(tmp_path / "a.png"), str(tmp_path / "b.png"))
+    assert ssimulacra2(*pair) == pytest.approx(reference, abs=1e-9)
+    assert ssimulacra2(pair[0], pair[0]) == 100
+
+
+def _jpeg(pixels, quality):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_every_measure_ranks_jpeg_qualities(metric, pair):
+    a = pair[0]
+    figures = [metric(a, _jpeg(a, quality)) for quality in (10, 40, 90)]
+    assert figures == sorted(figures, reverse=metric.better == "lower")
+    assert len(set(figures)) == 3
+    best = metric(a, a)
+    assert best > figures[-1] if metric.better == "higher" else best == 0
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_too_small_pictures_have_no_figure(metric, pair):
+    least = metric.min_side
+    a, b = (p[:least, :331] for p in pair)
+    assert math.isfinite(metric(a, b))
+    if least > 1:
+        assert math.isnan(metric(a[:-1], b[:-1]))
+        assert math.isnan(metric(a[:, : least - 1], b[:, : least - 1]))
+
+
+def test_the_page_on_measures_has_a_line_for_each():
+    page = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    for metric in METRICS.values():
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| `{metric.name}` | ")]
+        assert line.split(" | ")[1].startswith(metric.better)
+        assert line.split(" | ")[2] == str(metric.min_side)
+
+
+def test_a_set_is_averaged_first_and_converted_then():
+    metric = metrics.get("MS-SSIM")
+    assert metric.mean([0.9, 0.99, math.nan, None]) == pytest.approx(0.945)
+    assert metric.mean_db([0.9, 0.99]) == pytest.approx(-10 * math.log10(0.055))
+    assert math.isnan(metric.mean_db([math.nan]))
+    assert metrics.get("psnr").mean([30.0, math.inf, 40.0]) == 35
+    assert metrics.get("psnr").mean_db([30.0, 40.0]) == 35
+    with pytest.raises(BadRequest, match=r"vmaf.*psnr, ssim"):
+        metrics.get("vmaf")
+
+
+@pytest.mark.parametrize("package", ["pytorch_msssim", "ssimulacra2"])
+def test_a_missing_package_is_named_with_its_extra(package, monkeypatch, pair):
+    monkeypatch.setitem(sys.modules, package, None)
+    metric = metrics.get("ms_ssim" if package == "pytorch_msssim" else package)
+    for call in (metric.require, lambda: metric(*pair)):
+        with pytest.raises(BadRequest, match=r"kodim\[bench\]"):
+            call()
+
+
+def test_naming_the_measures_needs_no_torch():
+    code = "import sys, kodim.metrics; kodim.metrics.get('nlpd'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("method", ["pchip", "akima", "cubic"])

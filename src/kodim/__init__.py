@@ -6,7 +6,7 @@
 >>> out = kodim.create_codec("minnen2018")(x)           # an nn.Module: out.x_hat, out.bits, out.bpp
 """
 
-from .api import compress, create_codec, decompress, list_codecs, open
+from .api import compress, create_codec, decompress, list_codecs, load_compressai, open
 from .errors import (
     BadRequest,
     CorruptFile,
@@ -31,6 +31,7 @@ __all__ = [
     "create_codec",
     "decompress",
     "list_codecs",
+    "load_compressai",
     "open",
     "register",
 ]

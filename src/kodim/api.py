@@ -1,8 +1,9 @@
 """The public functions of :mod:`kodim`."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from . import container, registry
 from .errors import BadRequest
@@ -52,8 +53,14 @@ def compress(
     return coder.encode(picture, quality, effort=effort)
 
 
-def decompress(data: bytes, *, partial: bool = False) -> "PIL.Image.Image":
+def decompress(
+    data: bytes, *, partial: bool = False, weights: "str | os.PathLike[str] | None" = None
+) -> "PIL.Image.Image":
     """The picture in the bytes of a .kdm file, or of any format Pillow reads, upright and with its metadata.
+
+    Args:
+        partial: accept a file that is cut short.
+        weights: the weights file it was written with, if neither shipped nor named by KODIM_WEIGHTS.
 
     Raises:
         CorruptFile, DriftError, MissingWeights, UnsupportedImage: see :mod:`kodim.errors`.
@@ -61,7 +68,7 @@ def decompress(data: bytes, *, partial: bool = False) -> "PIL.Image.Image":
     if container.is_kdm(data):
         from .learned import decode_kdm
 
-        return decode_kdm(data, partial=partial).image()
+        return decode_kdm(data, partial=partial, given=None if weights is None else Path(weights)).image()
     return load(data).image()
 
 
@@ -93,6 +100,25 @@ def create_codec(name: str, preset: str = "compact", pretrained: bool = True, we
     return codec
 
 
-def list_codecs(**taxonomy: str) -> list[Entry]:
-    """All codecs, or those whose taxonomy contains the given texts: `list_codecs(network="VAE")`."""
-    return registry.entries(**taxonomy)
+def load_compressai(source: "str | os.PathLike[str] | Mapping[str, Any]") -> "Codec":
+    """A CompressAI checkpoint (a file or a state dict) as a codec in eval mode; see docs/compressai.md.
+
+    Raises:
+        BadRequest: no such checkpoint, or not of an architecture that kodim knows.
+    """
+    from .compat.checkpoints import load_compressai as load_checkpoint
+
+    return load_checkpoint(source)
+
+
+def list_codecs(*, trained: bool = False, **taxonomy: str) -> list[Entry]:
+    """All codecs, or those whose taxonomy contains the given texts, in any case: `list_codecs(network="VAE")`.
+
+    Args:
+        trained: only learned codecs whose weights ship.
+        taxonomy: network, unit, spatial, rate, range; kind ("learned" or "classical").
+
+    Raises:
+        BadRequest: there is no such dimension.
+    """
+    return registry.entries(trained=trained, **taxonomy)

@@ -7,6 +7,8 @@ which is read from the source without running it, so listing sixty systems costs
 import ast
 import difflib
 import importlib
+import inspect
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -44,7 +46,15 @@ class ImageCodec(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the registry."""
+    """One line of the registry.
+
+    Attributes:
+        presets: names of the sizes a learned system comes in; `sizes` holds each one's arguments.
+        weights: those presets whose trained weights ship.
+        improves: slug of the system that this one says it is better than, if any.
+        place: one sentence that explains the place a system takes on the leaderboard.
+        doc: docstring of the system's file (of the class, for one from outside and for a classical codec).
+    """
 
     slug: str
     kind: str
@@ -59,8 +69,13 @@ class Entry:
     extension: str = ".kdm"
     module: str = ""
     cls: str = ""
+    improves: str | None = None
+    place: str = ""
+    doc: str = ""
+    sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
+_FIELDS = ("slug", "title", "authors", "year", "arxiv", "aliases", "taxonomy", "improves", "place")
 _registered: dict[str, type["Codec"]] = {}
 
 
@@ -81,19 +96,36 @@ def weights_file(slug: str, preset: str) -> Path:
     return weights_folder() / f"{slug}.{preset}.safetensors"
 
 
-def entry_of(info: Mapping[str, Any], presets: Mapping[str, Any], module: str = "", cls: str = "") -> Entry:
-    """A registry line from a class's `info` and `presets`."""
-    fields = {k: info[k] for k in ("slug", "title", "authors", "year", "arxiv", "aliases", "taxonomy") if k in info}
-    names = list(presets)
-    shipped = [p for p in names if weights_file(info["slug"], p).exists()]
-    return Entry(kind="learned", presets=names, weights=shipped, module=module, cls=cls, **fields)
+def weights_card(slug: str, preset: str) -> dict[str, Any]:
+    """What the TOML card beside the shipped weights says (data, legs of training, parameters); {} without a card."""
+    path = weights_file(slug, preset).with_suffix(".toml")
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def training_spent(card: Mapping[str, Any]) -> dict[str, float]:
+    """`minutes`, `core_minutes` and `megapixels` of training behind weights, over all legs that their card lists."""
+    return {k: sum(leg[k] for leg in card.get("legs", ())) for k in ("minutes", "core_minutes", "megapixels")}
+
+
+def entry_of(
+    info: Mapping[str, Any], presets: Mapping[str, Any], module: str = "", cls: str = "", doc: str = ""
+) -> Entry:
+    """A registry line from a class's `info` and `presets`, and the docstring of its file."""
+    fields = {k: info[k] for k in _FIELDS if k in info}
+    shipped = [p for p in presets if weights_file(info["slug"], p).exists()]
+    sizes = {name: dict(arguments) for name, arguments in presets.items()}
+    return Entry(
+        kind="learned", presets=list(presets), weights=shipped, module=module, cls=cls, doc=doc, sizes=sizes, **fields
+    )
 
 
 @cache
-def _learned() -> dict[str, Entry]:
+def _learned(folder: str = "systems") -> dict[str, Entry]:
     found = {}
-    for path in sorted((Path(str(resources.files("kodim"))) / "systems").glob("[!_]*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for path in sorted((Path(str(resources.files("kodim"))) / folder).glob("[!_]*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        doc = ast.get_docstring(tree) or ""
+        for node in tree.body:
             if not isinstance(node, ast.ClassDef):
                 continue
             literals = {
@@ -104,15 +136,18 @@ def _learned() -> dict[str, Entry]:
                 if isinstance(target, ast.Name) and target.id in ("info", "presets")
             }
             if "info" in literals:
-                entry = entry_of(literals["info"], literals.get("presets", {}), f"kodim.systems.{path.stem}", node.name)
+                module = f"kodim.{folder}.{path.stem}"
+                entry = entry_of(literals["info"], literals.get("presets", {}), module, node.name, doc)
                 found[entry.slug] = entry
     for slug, cls in _registered.items():
-        found[slug] = entry_of(cls.info, cls.presets)
+        found[slug] = entry_of(cls.info, cls.presets, doc=inspect.cleandoc(cls.__doc__ or ""))
     return found
 
 
-def entries(**taxonomy: str) -> list[Entry]:
+def entries(*, trained: bool = False, **taxonomy: str) -> list[Entry]:
     """All codecs, learned ones first; `network="VAE"` and the like keep those whose taxonomy contains the text.
+
+    `trained` keeps the learned ones whose weights ship.
 
     Raises:
         BadRequest: a keyword is none of network, unit, spatial, rate, range (or kind).
@@ -141,18 +176,24 @@ def entries(**taxonomy: str) -> list[Entry]:
                 aliases=list(codec.aliases),
                 taxonomy=card,
                 extension=codec.extension,
+                doc=inspect.cleandoc(type(codec).__doc__ or ""),
             )
         )
     for key, wanted in taxonomy.items():
-        found = [e for e in found if wanted.lower() in (e.kind if key == "kind" else e.taxonomy.get(key, "")).lower()]
-    return found
+        found = [e for e in found if wanted.lower() in value_of(e, key).lower()]
+    return [e for e in found if e.weights] if trained else found
+
+
+def value_of(entry: Entry, key: str) -> str:
+    """What an entry says in one dimension of the taxonomy, or its `kind`."""
+    return entry.kind if key == "kind" else entry.taxonomy.get(key, "")
 
 
 def find(name: str) -> Entry:
     """The entry of a slug or alias; UnknownCodec with the nearest names otherwise."""
     wanted = name.lower()
     names: dict[str, Entry] = {}
-    for entry in entries():
+    for entry in [*entries(), *_learned("compat").values()]:  # imported models are found, but not listed
         names |= dict.fromkeys([entry.slug, *entry.aliases], entry)
     if wanted in names:
         return names[wanted]
@@ -177,8 +218,10 @@ def get(name: str) -> ImageCodec:
     return LearnedCodec(entry)
 
 
-def create(name: str, *, preset: str = "compact", pretrained: bool = True) -> "Codec":
+def create(name: str, *, preset: str = "compact", pretrained: bool = True, **arguments: int) -> "Codec":
     """Build a learned codec (an `nn.Module` in eval mode), with its shipped weights if `pretrained`.
+
+    `arguments` take the place of the preset's.
 
     Raises:
         UnknownCodec: no such system, or a classical one.
@@ -193,8 +236,11 @@ def create(name: str, *, preset: str = "compact", pretrained: bool = True) -> "C
     import torch
 
     cls = _registered.get(entry.slug) or getattr(importlib.import_module(entry.module), entry.cls)
-    codec: Codec = cls(**cls.presets[preset])
-    codec.preset = preset
+    unknown = {k for k in arguments if type(cls.presets[preset].get(k)) is not int}
+    if unknown:
+        raise BadRequest(f"{entry.slug} {preset} has no size called {', '.join(sorted(unknown))}")
+    codec: Codec = cls(**{**cls.presets[preset], **arguments})
+    codec.preset, codec.arguments = preset, arguments
     codec.eval()
     codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # several times faster on a CPU
     if pretrained:

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,7 @@ def evaluate(
     """
     chosen = _codec(codec)
     grid = list(chosen.qualities if qualities is None else qualities)
-    files = _expand(paths)
+    files = picture_files(paths)
     if not files or not grid:
         raise BadRequest("nothing to evaluate: give at least one picture and one quality")
     for quality in grid:
@@ -90,6 +90,25 @@ def evaluate(
     return {"codec": chosen.slug, "points": points, "skipped": skipped}
 
 
+@dataclass(frozen=True)
+class Coded:
+    """One picture through a codec: the complete file, what it decodes to, and the seconds of either call."""
+
+    data: bytes
+    decoded: Picture
+    encode_s: float
+    decode_s: float
+
+
+def code(picture: Picture, codec: ImageCodec, quality: float, effort: int | None = None) -> Coded:
+    """Encode a picture to a real file, decode it from there, and take the time of both."""
+    start = time.perf_counter()
+    data = codec.encode(picture, quality, effort=effort)
+    encoded = time.perf_counter()
+    decoded = codec.decode(data)
+    return Coded(data, decoded, encoded - start, time.perf_counter() - encoded)
+
+
 def bare(picture: Picture) -> Picture:
     """The picture without profile, EXIF, XMP and alpha: what every codec is measured on."""
     mode = picture.mode.removesuffix("A")
@@ -107,7 +126,8 @@ def _codec(codec: str | ImageCodec) -> ImageCodec:
     return codec
 
 
-def _expand(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
+def picture_files(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """The files meant: each as given, and of a folder those in it whose ending is a picture's, by name."""
     files: list[str] = []
     for path in map(Path, paths):
         if path.is_dir():
@@ -135,28 +155,25 @@ def _measure(
 ) -> dict[str, Any]:
     if progress is not None:
         progress(f"{os.path.basename(path)} at quality {quality:g}")
-    start = time.perf_counter()
-    data = codec.encode(picture, quality, effort=effort)
-    encoded = time.perf_counter()
-    decoded = codec.decode(data)
-    done = time.perf_counter()
-    distortion = psnr(picture.pixels, decoded.pixels)
+    coded = code(picture, codec, quality, effort)
+    distortion = psnr(picture.pixels, coded.decoded.pixels)
     return {
         "input": path,
-        "bytes": len(data),
-        "bpp": 8 * len(data) / (picture.width * picture.height),
+        "bytes": len(coded.data),
+        "bpp": 8 * len(coded.data) / (picture.width * picture.height),
         "psnr": distortion if math.isfinite(distortion) else None,
-        "ms_ssim": ms_ssim(picture.pixels, decoded.pixels),
-        "encode_s": encoded - start,
-        "decode_s": done - encoded,
+        "ms_ssim": ms_ssim(picture.pixels, coded.decoded.pixels),
+        "encode_s": coded.encode_s,
+        "decode_s": coded.decode_s,
     }
 
 
 def _point(quality: float, images: list[dict[str, Any]]) -> dict[str, Any]:
-    means = {figure: _mean([image[figure] for image in images]) for figure in _FIGURES}
+    means = {figure: mean([image[figure] for image in images]) for figure in _FIGURES}
     return {"quality": quality, **means, "images": images}
 
 
-def _mean(values: list[float | None]) -> float | None:
+def mean(values: list[float | None]) -> float | None:
+    """The mean of what is known; None when nothing is."""
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known else None

@@ -12,10 +12,23 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kodim.errors import BadRequest
-from kodim.metrics import bd_rate, ms_ssim_db, overlap
+from kodim.metrics import bd_rate, frontier, ms_ssim_db, overlap
 
 METRICS = ("psnr", "ms_ssim")
+SHOWN = (
+    "jpeg",
+    "webp",
+    "jpeg2000",
+    "paper-bmshj2018-factorized",
+    "paper-bmshj2018-hyperprior",
+    "paper-mbt2018-mean",
+    "bpg_444_x265_ycbcr",
+    "vtm",
+)
+"""The curves that tables and plots show unasked, of the many there are."""
 
 
 @dataclass(frozen=True)
@@ -119,3 +132,28 @@ def against(
         "bd_rate": None if math.isnan(percent) else percent,
         "overlap": overlap(q_a, q_t),
     }
+
+
+def agreement(
+    tested: Curve | dict[str, Any], anchor: str | Curve, *, metric: str = "psnr", published: Published | None = None
+) -> dict[str, Any]:
+    """How far a measured curve lies from a published one at equal rate, in dB; positive is better than published.
+
+    Both curves are cleared of beaten points (`metrics.frontier`) and the tested one is read off at the published
+    points' rates, linearly in log-rate. Returns ``{"codec", "anchor", "metric", "mean", "worst", "at", "points"}``:
+    the mean and the largest difference, the rate (bpp) of the latter, and how many published points lie inside the
+    tested range; None for all three when none does.
+    """
+    curve = measured(tested) if isinstance(tested, dict) else tested
+    if isinstance(anchor, str):
+        anchor = (published or load()).curve(anchor)
+    mine, theirs = (frontier(c.bpp, c.decibels(metric)) for c in (curve, anchor))
+    log_rate = [math.log(bpp) for bpp, _ in mine]
+    inside = [(bpp, quality) for bpp, quality in theirs if mine and mine[0][0] <= bpp <= mine[-1][0]]
+    found = {"codec": curve.name, "anchor": anchor.name, "metric": metric, "points": len(inside)}
+    if not inside:
+        return {**found, "mean": None, "worst": None, "at": None}
+    values = np.interp([math.log(bpp) for bpp, _ in inside], log_rate, [quality for _, quality in mine])
+    gaps = [float(value) - quality for value, (_, quality) in zip(values, inside, strict=True)]
+    worst = max(range(len(gaps)), key=lambda i: abs(gaps[i]))
+    return {**found, "mean": math.fsum(gaps) / len(gaps), "worst": gaps[worst], "at": inside[worst][0]}

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kodim.cli import compress, evaluate, inspect, signals, train
+from kodim.cli import compare, compress, datasets, evaluate, import_, inspect, leaderboard, signals, train
 from kodim.cli.output import (
     OK,
     OUR_FAULT,
@@ -36,7 +36,11 @@ app.command("decompress", epilog=compress.DECOMPRESS_EXAMPLES)(compress.decompre
 app.command("info", epilog=inspect.INFO_EXAMPLES)(inspect.info)
 app.command("codecs", epilog=inspect.CODECS_EXAMPLES)(inspect.codecs)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("leaderboard", epilog=leaderboard.EXAMPLES)(leaderboard.leaderboard)
+app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("train", epilog=train.EXAMPLES)(train.train)
+app.command("datasets", epilog=datasets.EXAMPLES)(datasets.datasets)
+app.command("import-compressai", epilog=import_.EXAMPLES)(import_.import_compressai)
 
 EXAMPLES = """[bold]Examples[/bold]
 

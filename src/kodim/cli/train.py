@@ -16,6 +16,8 @@ EXAMPLES = """[bold]Examples[/bold]
 
 kodim train minnen2018 --data photos/ --minutes 60 -o mine.ckpt
 
+kodim train minnen2018 --data div2k --data shards/000.tar -o mine.ckpt  →  sets by name, archives
+
 kodim train minnen2018 --data photos/ --resume mine.ckpt -o mine.ckpt  →  an hour more
 
 python -m kodim.training.export mine.ckpt my-weights/  →  weights for --codec
@@ -26,8 +28,12 @@ python -m kodim.training.export mine.ckpt my-weights/  →  weights for --codec
 def train(
     codec: Annotated[str, typer.Argument(metavar="CODEC", help="A learned codec.", show_default=False)],
     data: Annotated[
-        list[Path],
-        typer.Option(metavar="DIR", help="Folder of pictures; may be given several times.", show_default=False),
+        list[str],
+        typer.Option(
+            metavar="DIR",
+            help="Folder or archive of pictures, or a set of `kodim datasets`; may be given several times.",
+            show_default=False,
+        ),
     ],
     output: Annotated[
         Path,
@@ -50,13 +56,10 @@ def train(
     compile_: Annotated[bool, typer.Option("--compile", help="Use torch.compile (worth it on a GPU).")] = False,
 ) -> None:
     """Train a learned codec on folders of pictures, for a given time."""
-    from kodim import registry
+    from kodim import datasets, registry
 
     if not (math.isfinite(minutes) and minutes > 0):
         raise BadRequest(f"--minutes must be above 0, not {minutes:g}")
-    for folder in data:
-        if not folder.is_dir():
-            raise BadRequest(f"{folder}: no such folder")
     for start in (resume, init):
         if start is not None and not start.is_file():
             raise BadRequest(f"{start}: no such file")
@@ -68,6 +71,8 @@ def train(
     chosen = registry.get(codec)
     if chosen.kind != "learned":
         raise BadRequest(f"{codec} is a classical codec: there is nothing to train")
+    for word in data:
+        datasets.open(word)  # says what is missing before PyTorch is imported
 
     from kodim.training.loop import TrainConfig
     from kodim.training.loop import train as run
@@ -75,7 +80,7 @@ def train(
     run(
         TrainConfig(
             codec=chosen.slug,
-            data=[str(folder) for folder in data],
+            data=data,
             output=str(output),
             preset=preset,
             minutes=minutes,

@@ -18,7 +18,8 @@ Pixels = npt.NDArray[np.uint8]
 MS_SSIM_MIN_SIDE = 161
 """Four halvings of a smaller picture leave less than the 11x11 window."""
 
-_SSIM_MIN_SIDE = 11
+SSIM_MIN_SIDE = 11
+"""The side of the window."""
 
 
 def psnr(a: Pixels, b: Pixels) -> float:
@@ -27,7 +28,7 @@ def psnr(a: Pixels, b: Pixels) -> float:
     10 log10(255^2 / MSE): channels pooled, peak always 255. Equal arrays give inf. For a set of pictures, the
     field averages these dB, not the errors.
     """
-    _check(a, b)
+    check_pair(a, b)
     # Integers all the way: exact, and no float copy of a large picture.
     difference = np.subtract(a, b, dtype=np.int32)
     total = int(np.square(difference, out=difference).sum(dtype=np.int64))
@@ -39,9 +40,9 @@ def ssim(a: Pixels, b: Pixels) -> float:
 
     Gaussian window of 11x11 (sigma 1.5), valid region only. Raises BadRequest for sides below 11.
     """
-    _check(a, b)
-    if min(a.shape[:2]) < _SSIM_MIN_SIDE:
-        raise BadRequest(f"SSIM needs sides of {_SSIM_MIN_SIDE} pixels or more, not {a.shape[1]}x{a.shape[0]}")
+    check_pair(a, b)
+    if min(a.shape[:2]) < SSIM_MIN_SIDE:
+        raise BadRequest(f"SSIM needs sides of {SSIM_MIN_SIDE} pixels or more, not {a.shape[1]}x{a.shape[0]}")
     return _score("ssim", a, b)
 
 
@@ -50,7 +51,7 @@ def ms_ssim(a: Pixels, b: Pixels) -> float | None:
 
     None when the smaller side is below 161, where the fifth scale has no room for its window.
     """
-    _check(a, b)
+    check_pair(a, b)
     if min(a.shape[:2]) < MS_SSIM_MIN_SIDE:
         return None
     return _score("ms_ssim", a, b)
@@ -98,7 +99,8 @@ def _planes(pixels: Pixels) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), dtype=np.float32))[None]
 
 
-def _check(a: Pixels, b: Pixels) -> None:
+def check_pair(a: Pixels, b: Pixels) -> None:
+    """Raise BadRequest unless both are uint8 pictures of one size."""
     if a.dtype != np.uint8 or b.dtype != np.uint8:
         raise BadRequest(f"metrics compare uint8 pixels, not {a.dtype} with {b.dtype}: clip and round first")
     if a.shape != b.shape or a.ndim not in (2, 3) or a.size == 0:
