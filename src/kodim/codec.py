@@ -9,6 +9,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, final
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from .coding.priors import PriorModule
 from .coding.sites import Code, Decode, Encode, Estimate, Train
 from .errors import BadRequest, DriftError
+from .refine import refine
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Codec(nn.Module, ABC):
     Attributes:
         levels: number of trained rates; quality 0..100 spans them, with everything in between.
         lambdas: weight of 255^2 MSE against bpp at the first and the last level.
+        arguments: what of `__init__` differs from the preset; weights files keep it.
+        thrift: of the plain encoder's rounding (0: to the nearest integer); :class:`.coding.sites.WithPicture`.
         soft: train the synthesis on noisy instead of rounded latents (the first papers' way).
     """
 
@@ -69,7 +73,9 @@ class Codec(nn.Module, ABC):
     levels: int = 1
     lambdas: tuple[float, float] = (0.0018, 0.18)
     soft: bool = False
+    thrift: float = 0.0
     preset: str = ""
+    arguments: Mapping[str, int] = MappingProxyType({})
     weights_hash: bytes | None = None
 
     @abstractmethod
@@ -90,17 +96,27 @@ class Codec(nn.Module, ABC):
             code: Train | Estimate = Train(padded, level, soft=self.soft)
             x_hat = self.program(code)[:, :, :height, :width]
         else:
-            code = Estimate(padded, level)
+            code = Estimate(padded, level, thrift=self.thrift)
             with torch.no_grad():
                 x_hat = self.program(code)[:, :, :height, :width].clamp(0, 1)
         return Output(x_hat, code.bits, height * width)
 
     @final
     @torch.no_grad()
-    def compress(self, x: Tensor, quality: float = 60.0) -> tuple[Stream, Tensor]:
-        """Code one picture x (1, 3, H, W) in [0, 1]; returns the stream and the decoder's picture."""
+    def compress(
+        self, x: Tensor, quality: float = 60.0, *, steps: int = 0, thrift: float | None = None
+    ) -> tuple[Stream, Tensor]:
+        """Code one picture x (1, 3, H, W) in [0, 1]; returns the stream and the decoder's picture.
+
+        `thrift` rounds with an eye on the rate (default: the codec's own); `steps` of gradient descent look for
+        cheaper or better symbols instead (:mod:`kodim.refine`).
+        """
         self._need_eval()
-        code = Encode(self._pad(x), self._levels(quality, 1, x.device))
+        padded, level = self._pad(x), self._levels(quality, 1, x.device)
+        if steps:
+            code = Encode(padded, level, refine(self, padded, level, x.shape[2:], steps))
+        else:
+            code = Encode(padded, level, thrift=self.thrift if thrift is None else thrift)
         x_hat = self.program(code)[:, :, : x.shape[2], : x.shape[3]].clamp(0, 1)
         return Stream(code.writer.bytes(), code.crc), x_hat
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from .codec import Codec
 
+# Encoder effort 1 is the system's plain encoder. Effort 2 rounds with an eye on the rate (quantizers.rounding).
+# From 3 on: steps of the search for better symbols (kodim.refine), each of which takes about three decodes.
+THRIFT = 14.0
+STEPS = (0, 0, 3, 6, 12, 25, 50, 100, 200)
 DEFAULT_QUALITIES = (0.0, 15.0, 30.0, 45.0, 60.0, 75.0, 90.0, 100.0)
 
 
@@ -51,8 +55,8 @@ class LearnedCodec:
         """The .kdm file of a picture.
 
         Raises:
-            BadRequest: quality outside 0..100, or effort outside 1..9. (These systems have one way to encode:
-                every effort gives the same file.)
+            BadRequest: quality outside 0..100, or effort outside 1..9. (Effort 1, the default, is one pass; more
+                searches for better symbols: :mod:`kodim.refine`.)
             MissingWeights: no trained weights.
         """
         if not 0 <= quality <= 100:
@@ -60,9 +64,10 @@ class LearnedCodec:
         if effort is not None and not 1 <= effort <= 9:
             raise BadRequest(f"effort must lie in 1..9, not {effort}")
         quality = round(quality * 100) / 100
-        codec = self.codec
+        codec, steps = self.codec, STEPS[(effort or 1) - 1]
+        thrift = THRIFT if effort == 2 else None
         streams = [
-            codec.compress(to_tensor(picture.pixels[rows.outer, columns.outer]), quality)[0]
+            codec.compress(to_tensor(picture.pixels[rows.outer, columns.outer]), quality, steps=steps, thrift=thrift)[0]
             for rows, columns in layout(picture.height, picture.width)
         ]
         header = container.Header(
@@ -93,8 +98,12 @@ class LearnedCodec:
         return decode_kdm(data)
 
 
-def decode_kdm(data: bytes, *, partial: bool = False, max_pixels: int = MAX_PIXELS) -> Picture:
+def decode_kdm(
+    data: bytes, *, partial: bool = False, max_pixels: int = MAX_PIXELS, given: str | Path | None = None
+) -> Picture:
     """Decode a .kdm file with whatever system and weights its header names.
+
+    `given` is a weights file to look at, besides those that ship and those that KODIM_WEIGHTS names.
 
     Raises:
         CorruptFile: damaged, cut short, or no .kdm file.
@@ -110,7 +119,7 @@ def decode_kdm(data: bytes, *, partial: bool = False, max_pixels: int = MAX_PIXE
         raise MissingWeights(f"written by the codec {header.codec!r}, which this version does not know") from None
     if header.preset not in entry.presets:
         raise MissingWeights(f"written by {header.codec} {header.preset!r}, a preset this version does not know")
-    path = weights.find(entry.slug, header.preset, header.weights)
+    path = weights.find(entry.slug, header.preset, header.weights, None if given is None else Path(given))
     shipped = path == weights_file(entry.slug, header.preset)
     return _decode(file, _load(entry.slug, header.preset, None if shipped else path))
 
@@ -138,7 +147,7 @@ def _decode(file: container.KdmFile, codec: "Codec") -> Picture:
 def _load(slug: str, preset: str, path: Path | None) -> "Codec":
     if path is None:
         return create(slug, preset=preset)
-    codec = create(slug, preset=preset, pretrained=False)
+    codec = create(slug, preset=preset, pretrained=False, **weights.arguments(weights.describe(path)))
     weights.load(codec, path)
     return codec
 

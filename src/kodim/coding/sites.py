@@ -17,14 +17,15 @@ only where there is one.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..quantizers.rounding import noisy, straight_through
+from ..quantizers.rounding import noisy, rate_aware, straight_through
 from .rangecoder import Reader, Writer
 from .tables import Distributions
 
@@ -64,21 +65,63 @@ class Code:
     def __call__(self, name: str, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
         raise NotImplementedError
 
+    def preview(self, value: Tensor) -> Tensor:
+        """While training: what stands for decoded values whose centre is not known yet (serial contexts)."""
+        raise NotImplementedError
 
-class _WithPicture(Code):
-    def __init__(self, x: Tensor, level: Tensor) -> None:
+    @contextmanager
+    def serial(self, latent: Callable[[], Tensor]) -> Iterator[Callable[[], Tensor]]:
+        """Around the calls that code one latent part by part; gives the latent to take the parts of."""
+        yield latent
+
+
+class WithPicture(Code):
+    """What the handlers on the encoder's side share.
+
+    Args:
+        x: (B, 3, H, W) padded picture.
+        level: (B,) rate level.
+        nudges: what to add to the latents of each site, in the order of the calls, before they are rounded:
+            an encoder that has searched for better symbols says so here (see :mod:`kodim.refine`).
+        thrift: weight of a squared rounding error (in steps) against bits; 0 rounds to the nearest integer. See
+            :func:`kodim.quantizers.rounding.rate_aware`.
+    """
+
+    def __init__(self, x: Tensor, level: Tensor, nudges: Iterable[Tensor] = (), thrift: float = 0.0) -> None:
         super().__init__((x.shape[2], x.shape[3]), level)
-        self.x = x
+        self.x, self.nudges, self.thrift = x, iter(nudges), thrift
         self.bits: dict[str, Tensor] = {}
+
+    def residual(self, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
+        """What a site rounds: the latent less the prior's centre, and its nudge."""
+        r = latent() - prior.centre
+        nudge = next(self.nudges, None)
+        return r if nudge is None else r + nudge
+
+    def symbols(self, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
+        """The integers of a site, as floats."""
+        r = self.residual(prior, latent)
+        q = rate_aware(r, prior.bits, self.thrift) if self.thrift else torch.round(r)
+        return q.clamp(-MAX_SYMBOL, MAX_SYMBOL)
 
     def encoder(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         return function(self.x)
+
+    def preview(self, value: Tensor) -> Tensor:
+        return straight_through(value)
+
+    @contextmanager
+    def serial(self, latent: Callable[[], Tensor]) -> Iterator[Callable[[], Tensor]]:
+        nudge, others = next(self.nudges, None), self.nudges
+        self.nudges = iter(())  # the parts have theirs already
+        yield latent if nudge is None else lambda: latent() + nudge
+        self.nudges = others
 
     def add(self, name: str, bits: Tensor) -> None:
         self.bits[name] = self.bits[name] + bits if name in self.bits else bits
 
 
-class Train(_WithPicture):
+class Train(WithPicture):
     """Differentiable: `bits[name]` (B,) from noisy values.
 
     Args:
@@ -91,32 +134,35 @@ class Train(_WithPicture):
         self.soft = soft
 
     def __call__(self, name: str, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
-        r = latent() - prior.centre
+        r = self.residual(prior, latent)
         r_noisy = noisy(r)
         self.add(name, prior.bits(r_noisy).sum((1, 2, 3)))
         return prior.centre + (r_noisy if self.soft else straight_through(r))
 
+    def preview(self, value: Tensor) -> Tensor:
+        return noisy(value)
 
-class Estimate(_WithPicture):
+
+class Estimate(WithPicture):
     """The encoder's values and their exact cost in the integer tables."""
 
     def __call__(self, name: str, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
-        q = _quantise(latent(), prior)
+        q = self.symbols(prior, latent)
         symbols = _to_numpy(q)
         bits = prior.distributions().bits(symbols).reshape(len(q), -1).sum(1)
         self.add(name, torch.as_tensor(bits, dtype=torch.float32, device=q.device))
         return _canonical(q + prior.centre)
 
 
-class Encode(_WithPicture):
+class Encode(WithPicture):
     """Writes one stream; a batch of one picture."""
 
-    def __init__(self, x: Tensor, level: Tensor) -> None:
-        super().__init__(x, level)
+    def __init__(self, x: Tensor, level: Tensor, nudges: Iterable[Tensor] = (), thrift: float = 0.0) -> None:
+        super().__init__(x, level, nudges, thrift)
         self.writer, self.crc = Writer(), 0
 
     def __call__(self, name: str, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
-        q = _quantise(latent(), prior)
+        q = self.symbols(prior, latent)
         symbols = _to_numpy(q)
         self.writer.write(symbols, prior.distributions())
         self.crc = _crc(symbols, self.crc)
@@ -138,10 +184,6 @@ class Decode(Code):
         self.crc = _crc(symbols, self.crc)
         q = torch.as_tensor(symbols, device=self.level.device).view(prior.shape).to(self.dtype)
         return _canonical(q + prior.centre)
-
-
-def _quantise(value: Tensor, prior: BoundPrior) -> Tensor:
-    return torch.round(value - prior.centre).clamp(-MAX_SYMBOL, MAX_SYMBOL)
 
 
 def _canonical(value: Tensor) -> Tensor:

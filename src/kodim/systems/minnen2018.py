@@ -13,6 +13,7 @@ One centre in all modes: the value handed on is always round(y - mu) + mu. h_s r
 outside training, so mu and the table rows are the same on every machine.
 """
 
+import torch
 from torch import Tensor, nn
 
 from ..codec import Codec
@@ -46,12 +47,19 @@ class Minnen2018(Codec):
     presets = {
         "paper": {"widths": (192, 192, 192, 192), "hyper": (192, 192, 288), "levels": 1, "soft": True},
         "paper-high": {"widths": (192, 192, 192, 320), "hyper": (192, 320, 480), "levels": 1, "soft": True},
-        "compact": {"widths": (48, 96, 128, 192), "hyper": (64, 64, 96), "levels": 8},
+        "compact": {"widths": (48, 96, 128, 192), "hyper": (64, 64, 96), "levels": 8, "magnitudes": True},
     }
 
-    def __init__(self, widths: tuple[int, ...], hyper: tuple[int, int, int], levels: int, soft: bool = False) -> None:
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        hyper: tuple[int, int, int],
+        levels: int,
+        soft: bool = False,
+        magnitudes: bool = False,
+    ) -> None:
         super().__init__()
-        self.levels, self.soft = levels, soft
+        self.levels, self.soft, self.magnitudes = levels, soft, magnitudes
         m, (n, s1, s2) = widths[-1], hyper
         shape = (widths, (5,) * 4, (2,) * 4)
         self.analysis = analysis(*shape, gdn_last=False)
@@ -60,7 +68,11 @@ class Minnen2018(Codec):
             dct_start(self.analysis, self.synthesis)
         self.gain = Gain(m, levels, *gains(self.lambdas))
         self.hyper_analysis = nn.Sequential(
-            nn.Conv2d(m, n, 3, padding=1), nn.LeakyReLU(), down(n, n), nn.LeakyReLU(), down(n, n)
+            nn.Conv2d(2 * m if magnitudes else m, n, 3, padding=1),
+            nn.LeakyReLU(),
+            down(n, n),
+            nn.LeakyReLU(),
+            down(n, n),
         )
         self.hyper_synthesis = ExactSequential(
             up(n, s1), nn.LeakyReLU(), up(s1, s2), nn.LeakyReLU(), nn.Conv2d(s2, 2 * m, 3, padding=1)
@@ -70,7 +82,11 @@ class Minnen2018(Codec):
 
     def program(self, code: Code) -> Tensor:
         y = code.encoder(lambda x: self.analysis(x) * self.gain(code.level))
-        z_hat = code("z", self.z_prior(code.level, code.grid(64)), lambda: self.hyper_analysis(y))
+        z_hat = code("z", self.z_prior(code.level, code.grid(64)), lambda: self.hyper_analysis(self._evidence(y)))
         scale, mean = self.hyper_synthesis(z_hat).chunk(2, 1)
         y_hat = code("y", self.y_prior(SCALE_START + SCALE_UNIT * scale, mean), lambda: y)
         return self.synthesis(y_hat * self.gain.inverse(code.level))
+
+    def _evidence(self, y: Tensor) -> Tensor:
+        """What h_a sees. 64 channels are too few to fold 192 signs away: the compact preset is shown |y| too."""
+        return torch.cat((y, y.abs()), 1) if self.magnitudes else y

@@ -9,7 +9,7 @@ file, is written into every .kdm file.
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..codec import Codec
 
+MAX_SIZE = 1 << 10  # channels; no file makes us build anything larger
 SMALL = 50_000  # convolutions of fewer weights are not worth eight bits
 
 
@@ -81,27 +82,40 @@ def load(codec: "Codec", path: str | Path) -> None:
     codec.weights_hash = fingerprint(Path(path))
 
 
-def save(codec: "Codec", path: str | Path) -> bytes:
+def arguments(metadata: Mapping[str, str]) -> dict[str, int]:
+    """What of a codec's sizes differs from its preset, of the metadata that `describe` gives."""
+    found = json.loads(metadata.get("arguments", "{}"))
+    if not isinstance(found, dict) or not all(type(v) is int and 0 < v <= MAX_SIZE for v in found.values()):
+        raise BadRequest(f"not sizes of a codec: {metadata['arguments']}")
+    return found
+
+
+def save(codec: "Codec", path: str | Path, *, packed: bool = True) -> bytes:
     """Write a codec's weights and freshly frozen tables; returns their fingerprint.
 
-    The codec is left with the rounded weights that a reader of the file will get.
+    The codec is left with the rounded weights that a reader of the file will get. With `packed=False` nothing is
+    rounded; the file is three to four times as large.
     """
     from safetensors.torch import save_file
 
     path = Path(path)
-    packed = _pack({k: v.detach().cpu() for k, v in codec.state_dict().items() if ".tables." not in k})
-    codec.load_state_dict(_unpack(packed), strict=False)
+    stored = {k: v.detach().cpu() for k, v in codec.state_dict().items() if ".tables." not in k}
+    if packed:
+        stored = _pack(stored)
+        codec.load_state_dict(_unpack(stored), strict=False)
     codec.freeze()
-    packed |= _pack({k: v.cpu() for k, v in codec.state_dict().items() if ".tables." in k})
+    stored |= _pack({k: v.cpu() for k, v in codec.state_dict().items() if ".tables." in k})
     metadata = {
         "kodim": "weights",
         "codec": codec.info["slug"],
         "preset": codec.preset,
         "lambdas": json.dumps(codec.lambdas),
     }
+    if codec.arguments:
+        metadata["arguments"] = json.dumps(dict(codec.arguments))
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file({k: v.contiguous() for k, v in packed.items()}, part, metadata=metadata)
+        save_file({k: v.contiguous() for k, v in stored.items()}, part, metadata=metadata)
         part.chmod(0o644)
         os.replace(part, path)
     finally:
@@ -158,15 +172,22 @@ def search_path() -> Iterator[Path]:
             yield path
 
 
-def find(slug: str, preset: str, wanted: bytes) -> Path:
-    """The weights file of a fingerprint; MissingWeights, saying what is here instead, where there is none."""
+def find(slug: str, preset: str, wanted: bytes, given: Path | None = None) -> Path:
+    """The weights file of a fingerprint; MissingWeights, saying what is here instead, where there is none.
+
+    Besides the shipped files and those that KODIM_WEIGHTS names, `given` is looked at.
+    """
+    if given is not None:
+        describe(given)
     shipped = weights_file(slug, preset)
     here = [shipped] if shipped.exists() else []
-    for path in [*here, *search_path()]:
+    for path in [*([given] if given is not None else []), *here, *search_path()]:
         if fingerprint(path) == wanted:
             return path
     have = f"{fingerprint(shipped).hex()} here" if here else "none here"
+    if given is not None:
+        have = f"{given} has {fingerprint(given).hex()}"
     raise MissingWeights(
         f"written with weights {wanted.hex()} of {slug} {preset} ({have}); "
-        "put that weights file where KODIM_WEIGHTS points, or install the version of kodim that wrote it"
+        "name that weights file with --weights or KODIM_WEIGHTS, or install the version of kodim that wrote it"
     )
