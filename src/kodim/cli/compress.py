@@ -212,6 +212,10 @@ def decompress(
     partial: Annotated[
         bool, typer.Option("--partial", help="Accept a file that is cut short and show what arrived.")
     ] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Weights it was written with, where they do not ship.", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Decompress .kdm files: photo.kdm becomes photo.png.
@@ -230,16 +234,16 @@ def decompress(
         if output is None and goal.exists():  # most likely the original
             goal = goal.with_name(f"{goal.stem}.decoded{goal.suffix}")
         check_writable(goal)
-        return _decompress_one(path, goal, partial=partial)
+        return _decompress_one(path, goal, partial=partial, weights=weights)
 
     work_through(inputs, "decompressing", job, _decompress_line, as_json=as_json)
 
 
-def _decompress_one(path: Path, goal: Path, *, partial: bool) -> Row:
+def _decompress_one(path: Path, goal: Path, *, partial: bool, weights: Path | None) -> Row:
     """Decompress one file; the row of the JSON output."""
     import kodim
 
-    image = kodim.decompress(read_bytes(path), partial=partial)
+    image = kodim.decompress(read_bytes(path), partial=partial, weights=weights)
     data = _encode_image(image, goal)
     write_file(goal, data)
     return {

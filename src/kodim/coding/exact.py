@@ -24,7 +24,8 @@ CLAMP = 2.0**20  # activations stay within +-1024.0
 class ExactSequential(nn.Sequential):
     """A `nn.Sequential` of convolutions and rectifiers that is float while training and exact in eval mode.
 
-    Layers may be `Conv2d`, `ConvTranspose2d` (no dilation, no groups), `ReLU` and `LeakyReLU`.
+    Layers may be `Conv2d`, `ConvTranspose2d` (no dilation, no groups), `ReLU`, `LeakyReLU`, `PixelShuffle` and
+    `Sequential`s of these.
     In eval mode the input is rounded to multiples of 2^-10 and the output consists of such multiples, within +-1024.
     """
 
@@ -51,6 +52,12 @@ def _fixed(w: Tensor, bits: int) -> Tensor:
 def _exact_layer(layer: nn.Module, a: Tensor) -> Tensor:
     """One layer on integers scaled by 2^10, carried in float64."""
     match layer:
+        case nn.Sequential():
+            for inner in layer:
+                a = _exact_layer(inner, a)
+            return a
+        case nn.PixelShuffle():
+            return layer(a)
         case nn.ReLU():
             return a.clamp_min(0)
         case nn.LeakyReLU():
