@@ -8,8 +8,10 @@ import torch
 from skimage import data
 
 import kodim
+from kodim import refine
 from kodim.codec import Codec
 from kodim.picture import load
+from kodim.progress import listening
 from kodim.quantizers.rounding import rate_aware
 from kodim.registry import get
 from kodim.systems.kodim import Kodim
@@ -72,3 +74,17 @@ def test_effort_of_the_file_interface(picture: torch.Tensor) -> None:
     assert len(two) < len(one)
     assert len(four) < len(one)
     assert math.isclose(codec.decode(four).pixels.mean(), shown.pixels.mean(), abs_tol=3)
+
+
+def test_large_pictures_are_searched_window_by_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows give nearly what one search of the whole gives."""
+    codec = kodim.create_codec("minnen2018")
+    wide = torch.from_numpy(np.array(data.astronaut()[:100, :400])).permute(2, 0, 1)[None].float() / 255
+    plain, whole = (loss_of(codec, wide, 40, steps) for steps in (0, 6))
+    monkeypatch.setattr(refine, "WINDOW", 128)
+    shares: list[float] = []
+    with listening(shares.append):
+        windows = loss_of(codec, wide, 40, 6)
+    assert windows - whole < 0.1 * (plain - whole)
+    assert shares == sorted(shares)
+    assert len(shares) == 4 * 6

@@ -14,22 +14,27 @@ mostly adds noise (`benchmarks/effort.py`).
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .coding.sites import BoundPrior, Estimate, WithPicture
+from .progress import report
 
 if TYPE_CHECKING:
     from .codec import Codec
 
 LEARNING_RATE = 0.08  # of the nudges, in quantiser steps
+WINDOW, MARGIN = 1024, 64  # pixels that are searched at a time, and what is seen around them
 HOT, COLD = 0.5, 0.05  # temperatures of the soft rounding: first almost linear, at the end a staircase
 
 
 def refine(codec: "Codec", x: Tensor, level: Tensor, size: Sequence[int], steps: int) -> list[Tensor]:
     """Nudges for the sites of `codec.program`, in the order of their calls; [] where nothing better was found.
+
+    Nothing is found for codecs that look at the picture more than once (recurrent ones).
 
     Args:
         codec: in eval mode, with its tables.
@@ -38,16 +43,37 @@ def refine(codec: "Codec", x: Tensor, level: Tensor, size: Sequence[int], steps:
         size: height and width without the padding, where the error counts.
         steps: of Adam.
 
-    The result depends on floating-point sums and may differ between machines; any result is a valid file.
+    A large picture is searched window by window, so that memory stays bounded (about 1 kB a pixel of a window). The
+    result depends on floating-point sums and may differ between machines; any result is a valid file.
     """
+    windows = [(rows, columns) for rows in _windows(x.shape[2]) for columns in _windows(x.shape[3])]
+    found: list[Tensor] = []
+    for i, (rows, columns) in enumerate(windows):
+        part = x[:, :, rows.outer, columns.outer]
+        inside = [min(size[0] - rows.outer.start, part.shape[2]), min(size[1] - columns.outer.start, part.shape[3])]
+        nudges = _search(codec, part, level, inside, steps, lambda share, i=i: report((i + share) / len(windows)))  # type: ignore[misc]
+        if len(windows) == 1:
+            found = nudges
+        elif not _paste(found, nudges, x, part, rows, columns):
+            return []
+    with torch.no_grad():
+        plain, searched = (float(_loss(codec, Estimate(x, level, n), size)) for n in ([], found))
+    return found if searched < plain else []
+
+
+def _search(
+    codec: "Codec", x: Tensor, level: Tensor, size: Sequence[int], steps: int, progress: Callable[[float], None]
+) -> list[Tensor]:
     nudges: list[Tensor] = []
     encoded: list[Tensor] = []
     with _differentiable(codec), torch.enable_grad():
         optimiser: torch.optim.Optimizer | None = None
         for step in range(steps):
             share = step / max(steps - 1, 1)
-            code = _Search(x, level, nudges, encoded, HOT * (COLD / HOT) ** share)
-            loss = _loss(codec, code, size)
+            progress(step / steps)
+            loss = _loss(codec, _Search(x, level, nudges, encoded, HOT * (COLD / HOT) ** share), size)
+            if len(encoded) > 1:  # looks at the picture again, with what was decoded in mind: no list of nudges fits
+                return []
             if optimiser is None:
                 optimiser = torch.optim.Adam(nudges, lr=LEARNING_RATE, betas=(0.9, 0.99))
             for group in optimiser.param_groups:
@@ -55,10 +81,43 @@ def refine(codec: "Codec", x: Tensor, level: Tensor, size: Sequence[int], steps:
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    with torch.no_grad():
-        found = [n.detach() for n in nudges]
-        better = float(_loss(codec, Estimate(x, level, found), size)) < float(_loss(codec, Estimate(x, level), size))
-    return found if better else []
+    return [n.detach() for n in nudges]
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A stretch of rows or columns: what is searched, and the part of it that is kept."""
+
+    outer: slice
+    core: slice
+
+
+def _windows(length: int) -> list[_Window]:
+    if length <= WINDOW + 2 * MARGIN:
+        return [_Window(slice(0, length), slice(0, length))]
+    starts = range(0, length, WINDOW)
+    return [
+        _Window(slice(max(s - MARGIN, 0), min(s + WINDOW + MARGIN, length)), slice(s, min(s + WINDOW, length)))
+        for s in starts
+    ]
+
+
+def _paste(found: list[Tensor], nudges: list[Tensor], x: Tensor, part: Tensor, rows: _Window, columns: _Window) -> bool:
+    """Copy the kept part of a window's nudges into those of the picture; False where a site is no grid of (h, w)."""
+    for i, nudge in enumerate(nudges):
+        if nudge.ndim != 4 or part.shape[2] % nudge.shape[2] or part.shape[3] % nudge.shape[3]:
+            return False
+        stride = (part.shape[2] // nudge.shape[2], part.shape[3] // nudge.shape[3])
+        if WINDOW % stride[0] or MARGIN % stride[0] or stride[0] != stride[1]:
+            return False
+        if i == len(found):
+            found.append(nudge.new_zeros(*nudge.shape[:2], x.shape[2] // stride[0], x.shape[3] // stride[1]))
+        here, there = [], []
+        for w, s in zip((rows, columns), stride, strict=True):
+            here.append(slice((w.core.start - w.outer.start) // s, (w.core.stop - w.outer.start) // s))
+            there.append(slice(w.core.start // s, w.core.stop // s))
+        found[i][:, :, there[0], there[1]] = nudge[:, :, here[0], here[1]]
+    return True
 
 
 def _loss(codec: "Codec", code: WithPicture, size: Sequence[int]) -> Tensor:
@@ -81,21 +140,21 @@ class _Search(WithPicture):
     ) -> None:
         super().__init__(x, level)
         self.found, self.encoded, self.temperature = nudges, encoded, temperature
-        self.calls = self.pictures = 0
+        self.site = self.glance = 0
 
     def encoder(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        if self.pictures == len(self.encoded):
+        if self.glance == len(self.encoded):
             with torch.no_grad():
                 self.encoded.append(function(self.x))
-        self.pictures += 1
-        return self.encoded[self.pictures - 1]
+        self.glance += 1
+        return self.encoded[self.glance - 1]
 
     def __call__(self, name: str, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
         r = latent() - prior.centre
-        if self.calls == len(self.found):
+        if self.site == len(self.found):
             self.found.append(torch.zeros_like(r, requires_grad=True))
-        q = _soft_round(r + self.found[self.calls], self.temperature)
-        self.calls += 1
+        q = _soft_round(r + self.found[self.site], self.temperature)
+        self.site += 1
         self.add(name, prior.bits(q).sum((1, 2, 3)))
         return q + prior.centre
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kodim.cli import signals
 from kodim.errors import BadRequest
+from kodim.progress import listening
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -107,14 +108,15 @@ def progress(total: int, label: str) -> Iterator[Callable[[str], None]]:
     shared = sys.stdout.isatty()
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=shared) as bar:
         task = bar.add_task(label, total=total)
-        begun = False
+        done = -1
 
         def advance(what: str) -> None:
-            nonlocal begun
-            bar.update(task, advance=int(begun), description=f"{label} {one_line(what)}")
-            begun = True
+            nonlocal done
+            done += 1
+            bar.update(task, completed=done, description=f"{label} {one_line(what)}")
 
-        yield advance
+        with listening(lambda share: bar.update(task, completed=done + share)):
+            yield advance
 
 
 def os_error_line(error: OSError, path: str | os.PathLike[str] | None = None) -> str:
