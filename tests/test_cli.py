@@ -24,7 +24,10 @@ from PIL import Image, ImageCms
 from kodim import container, registry
 from kodim.cli import main
 
-COMMANDS = ("compress", "decompress", "info", "codecs", "evaluate", "train")
+COMMANDS = (
+    *("compress", "decompress", "info", "codecs", "evaluate", "compare", "leaderboard", "datasets", "train"),
+    "import-compressai",
+)
 HAS_WEIGHTS = "compact" in registry.find(registry.DEFAULT_CODEC).weights
 needs_weights = pytest.mark.skipif(
     not HAS_WEIGHTS, reason=f"the registry says that {registry.DEFAULT_CODEC} has no trained weights"
