@@ -6,8 +6,11 @@ compression and decompression are derived from it here and are final, so they ca
 """
 
 import hashlib
+import math
+import struct
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, final
@@ -30,11 +33,15 @@ class Output:
         x_hat: (B, 3, H, W) reconstruction; clamped to [0, 1] in eval mode.
         bits: name of each coding site -> (B,) bits spent there.
         pixels: H * W of the input.
+        pictures: of a progressive codec, the reconstruction after each pass.
+        pass_bits: of a progressive codec, (B,) bits of each pass.
     """
 
     x_hat: Tensor
     bits: dict[str, Tensor]
     pixels: int
+    pictures: tuple[Tensor, ...] = ()
+    pass_bits: tuple[Tensor, ...] = ()
 
     @property
     def bpp(self) -> Tensor:
@@ -44,10 +51,26 @@ class Output:
 
 @dataclass(frozen=True)
 class Stream:
-    """One compressed picture: the range coder's bytes and the CRC-32 of the symbols in them."""
+    """One compressed picture: the range coder's bytes and the CRC-32 of the symbols in them.
+
+    A progressive codec's consists of one stream for each pass, `passes`; `data` is all of them in a row. The first
+    few are a compressed picture too: `Stream.of(stream.passes[:3])`.
+    """
 
     data: bytes
     symbols_crc: int
+    passes: tuple["Stream", ...] = ()
+
+    @classmethod
+    def of(cls, passes: Sequence["Stream"]) -> "Stream":
+        """A stream of passes; of a single one, if that is how the codec works, that one."""
+        data = b"".join(part.data for part in passes)
+        return cls(data, zlib.crc32(struct.pack(f">{len(passes)}I", *(p.symbols_crc for p in passes))), tuple(passes))
+
+    @property
+    def parts(self) -> tuple["Stream", ...]:
+        """What a file keeps in a chunk each."""
+        return self.passes or (self,)
 
 
 class Codec(nn.Module, ABC):
@@ -57,9 +80,11 @@ class Codec(nn.Module, ABC):
         info: registry card of the system (slug, title, authors, taxonomy, ...); a literal dictionary.
         presets: name -> keyword arguments of `__init__`.
         stride: height and width are padded to multiples of it (edge replication) and cropped again.
+        refinable: whether an encoder may alter latents in search of cheaper ones (effort 2 and above).
 
     Attributes:
         levels: number of trained rates; quality 0..100 spans them, with everything in between.
+        passes: of a progressive codec, how many there are at most; 0: it knows none, its stream is one whole.
         lambdas: weight of 255^2 MSE against bpp at the first and the last level.
         arguments: what of `__init__` differs from the preset; weights files keep it.
         thrift: of the plain encoder's rounding (0: to the nearest integer); :class:`.coding.sites.WithPicture`.
@@ -69,8 +94,10 @@ class Codec(nn.Module, ABC):
     info: ClassVar[Mapping[str, Any]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     stride: ClassVar[int] = 64
+    refinable: ClassVar[bool] = True
 
     levels: int = 1
+    passes: int = 0
     lambdas: tuple[float, float] = (0.0018, 0.18)
     soft: bool = False
     thrift: float = 0.0
@@ -99,7 +126,9 @@ class Codec(nn.Module, ABC):
             code = Estimate(padded, level, thrift=self.thrift)
             with torch.no_grad():
                 x_hat = self.program(code)[:, :, :height, :width].clamp(0, 1)
-        return Output(x_hat, code.bits, height * width)
+                code.pictures = [picture.clamp(0, 1) for picture in code.pictures]
+        pictures = tuple(picture[:, :, :height, :width] for picture in code.pictures)
+        return Output(x_hat, code.bits, height * width, pictures, tuple(code.pass_bits))
 
     @final
     @torch.no_grad()
@@ -113,17 +142,21 @@ class Codec(nn.Module, ABC):
         """
         self._need_eval()
         padded, level = self._pad(x), self._levels(quality, 1, x.device)
-        if steps:
+        if steps and self.refinable:
             code = Encode(padded, level, refine(self, padded, level, x.shape[2:], steps))
         else:
-            code = Encode(padded, level, thrift=self.thrift if thrift is None else thrift)
+            code = Encode(padded, level, thrift=self.thrift if thrift is None or not self.refinable else thrift)
         x_hat = self.program(code)[:, :, : x.shape[2], : x.shape[3]].clamp(0, 1)
+        if self.passes:
+            return Stream.of([Stream(*part) for part in code.passes]), x_hat
         return Stream(code.writer.bytes(), code.crc), x_hat
 
     @final
     @torch.no_grad()
     def decompress(self, stream: Stream, size: tuple[int, int], quality: float = 60.0) -> Tensor:
         """The picture (1, 3, H, W) in [0, 1] of a stream, given its size (H, W) and quality.
+
+        Of a progressive codec's stream, the first passes are enough.
 
         Raises:
             CorruptFile: the bytes are no encoder's.
@@ -133,9 +166,11 @@ class Codec(nn.Module, ABC):
         height, width = size
         padded = (height + -height % self.stride, width + -width % self.stride)
         p = next(self.parameters())
-        code = Decode(stream.data, padded, self._levels(quality, 1, p.device), p.dtype)
+        first, *later = stream.parts
+        level = self._levels(quality, 1, p.device)
+        code = Decode(first.data, padded, level, p.dtype, [part.data for part in later])
         x_hat = self.program(code)
-        if code.crc != stream.symbols_crc:
+        if (code.crcs or [code.crc]) != [part.symbols_crc for part in stream.parts]:
             raise DriftError("decoded symbols differ from the encoded ones: damaged data, or arithmetic that drifted")
         return x_hat[:, :, :height, :width].clamp(0, 1)
 
@@ -165,6 +200,29 @@ class Codec(nn.Module, ABC):
                 digest.update(name.encode() + value.cpu().numpy().tobytes())
             self.weights_hash = digest.digest()[:8]
         return self.weights_hash
+
+    def passes_at(self, level: Tensor) -> Tensor:
+        """How many passes a picture of this level (B,) is coded in; all of them while training."""
+        every = torch.full_like(level, self.passes).long()
+        return every if self.training else torch.minimum(level.round().long() + 1, every)
+
+    @final
+    def passes_of(self, quality: float) -> int:
+        """How many streams a picture of this quality consists of; 1 where there are no passes."""
+        return int(self.passes_at(self._levels(quality, 1, torch.device("cpu")))) if self.passes else 1
+
+    @property
+    def qualities(self) -> tuple[float, ...] | None:
+        """The qualities that there are, of a codec that has no others in between."""
+        return None
+
+    def objective(self, x: Tensor, out: Output, level: Tensor) -> dict[str, Tensor]:
+        """What training minimises, `loss`, and further terms for its log (scalars)."""
+        mse = (out.x_hat.float() - x).square().mean((1, 2, 3)) * 255**2
+        weight = self.distortion_weight(level)
+        # Cheap pictures count as much as dear ones: a percent of their bits is a percent of the loss.
+        balance = (weight * math.prod(self.lambdas) ** -0.5) ** -0.5
+        return {"loss": (balance * (out.bpp + weight * mse)).mean(), "mse": mse.mean()}
 
     def distortion_weight(self, level: Tensor) -> Tensor:
         """lambda of each picture, log-linear in its level (B,)."""

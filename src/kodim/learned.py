@@ -32,13 +32,12 @@ class LearnedCodec:
         preset: which sizes.
         path: weights file or checkpoint; the shipped weights by default.
 
-    Quality 0..100 runs linearly over the trained rate levels; any real number works, in steps of 0.01.
+    Quality 0..100 runs linearly over the trained rate levels; any real number works, in steps of 0.01. A
+    progressive codec has as many qualities as passes.
     """
 
     kind = "learned"
     extension = ".kdm"
-    continuous = True
-    qualities = DEFAULT_QUALITIES
 
     def __init__(self, entry: Entry, preset: str = "compact", path: Path | None = None) -> None:
         self.entry, self.slug, self.preset, self.path = entry, entry.slug, preset, path
@@ -47,6 +46,14 @@ class LearnedCodec:
     def codec(self) -> "Codec":
         """The network in eval mode, loaded on first use and kept."""
         return _load(self.slug, self.preset, self.path)
+
+    @property
+    def continuous(self) -> bool:
+        return self.codec.qualities is None
+
+    @property
+    def qualities(self) -> tuple[float, ...]:
+        return self.codec.qualities or DEFAULT_QUALITIES
 
     def arguments(self, quality: float) -> dict[str, Any]:
         return {"quality": quality, "preset": self.preset, "weights": self.codec.fingerprint().hex()}
@@ -82,7 +89,12 @@ class LearnedCodec:
         return container.pack(
             container.KdmFile(
                 header,
-                tuple(container.Payload(stream.data, stream.symbols_crc) for stream in streams),
+                # Pass by pass, so that what arrives first shows all of the picture.
+                tuple(
+                    container.Payload(part.data, part.symbols_crc)
+                    for layer in zip(*(stream.parts for stream in streams), strict=True)
+                    for part in layer
+                ),
                 alpha=None if picture.alpha is None else pack_alpha(picture.alpha),
                 icc=picture.icc,
                 exif=picture.exif,
@@ -129,13 +141,15 @@ def _decode(file: container.KdmFile, codec: "Codec") -> Picture:
 
     header = file.header
     tiles = layout(header.height, header.width)
-    if len(file.payloads) > len(tiles) or (len(file.payloads) < len(tiles) and not file.missing):
-        raise CorruptFile(f"damaged: {len(file.payloads)} tiles where {len(tiles)} belong")
+    count = len(tiles) * codec.passes_of(header.quality)
+    if len(file.payloads) > count or (len(file.payloads) < count and not file.missing):
+        raise CorruptFile(f"damaged: {len(file.payloads)} streams where {count} belong")
     if not file.payloads:
-        raise CorruptFile("cut short: no tile arrived whole")
+        raise CorruptFile("cut short: nothing to show has arrived yet")
     pixels = np.full((header.height, header.width, 3), 128, dtype=np.uint8)  # grey where nothing arrived
-    for (rows, columns), payload in zip(tiles, file.payloads, strict=False):
-        stream = Stream(payload.data, payload.symbols_crc)
+    for i, (rows, columns) in enumerate(tiles[: len(file.payloads)]):
+        parts = [Stream(payload.data, payload.symbols_crc) for payload in file.payloads[i :: len(tiles)]]
+        stream = Stream.of(parts) if codec.passes else parts[0]
         tile = to_pixels(codec.decompress(stream, (len(rows), len(columns)), header.quality))
         pixels[rows.core, columns.core] = tile[rows.inner, columns.inner]
     alpha = None if file.alpha is None else unpack_alpha(file.alpha, header.width, header.height)

@@ -43,9 +43,26 @@ class Writer:
             piece = (excess[live] >> shift) & (size - 1)
             self._coder.encode(piece.astype(np.int32), _model.Uniform(), size.astype(np.int32))
 
-    def bytes(self) -> bytes:
-        """Everything written so far; trailing zero bytes are implied and left out."""
-        return self._coder.get_compressed().astype(">u4").tobytes().rstrip(b"\0")
+    def bytes(self, *, short: bool = False) -> bytes:
+        """Everything written so far; trailing zero bytes are implied and left out.
+
+        `short` ends with the number that has the fewest bytes of those that mean the same: two bytes saved on
+        average, worth it where a file holds many streams. (Whole files keep the ending they always had.)
+        """
+        words = self._coder.get_compressed()
+        if short and len(words):
+            words[-1] = self._roundest(int(words[-1]))
+        return words.astype(">u4").tobytes().rstrip(b"\0")
+
+    def _roundest(self, word: int) -> int:
+        """The last word, raised to the multiple of the highest power of 256 that the coder's interval holds."""
+        _, (lower, size) = self._coder.pos()
+        room = int(size) - (((word << 32) - int(lower)) & (1 << 64) - 1)  # of the interval, from this word on
+        for bits in (24, 16, 8):
+            raised = -(-word >> bits) << bits
+            if raised < 1 << 32 and raised - word << 32 < room:
+                return raised
+        return word
 
 
 class Reader:

@@ -14,10 +14,13 @@ Decode     pulls symbols out of it                             the same values a
 
 `latent` is a callable that the decoder never calls; `code.encoder(f)` likewise runs `f` on the picture
 only where there is one.
+
+A progressive codec codes in passes: `for k in code.layers(count)`, and at the end of each `code.show(picture)`. Every
+pass is a stream of its own with its own checksum, so a file cut behind one decodes to the picture shown there.
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -69,6 +72,17 @@ class Code:
         """While training: what stands for decoded values whose centre is not known yet (serial contexts)."""
         raise NotImplementedError
 
+    def layers(self, count: Tensor) -> Iterator[int]:
+        """The passes to go through, 0 .. count - 1, given how many each picture is to have (B,).
+
+        The decoder goes through those that arrived.
+        """
+        raise NotImplementedError
+
+    def show(self, picture: Tensor) -> Tensor:
+        """Ends a pass with the picture (B, 3, H, W) so far; gives what is shown, to be what `program` returns."""
+        return picture
+
     @contextmanager
     def serial(self, latent: Callable[[], Tensor]) -> Iterator[Callable[[], Tensor]]:
         """Around the calls that code one latent part by part; gives the latent to take the parts of."""
@@ -91,6 +105,9 @@ class WithPicture(Code):
         super().__init__((x.shape[2], x.shape[3]), level)
         self.x, self.nudges, self.thrift = x, iter(nudges), thrift
         self.bits: dict[str, Tensor] = {}
+        self.pictures: list[Tensor] = []  # shown after each pass
+        self.pass_bits: list[Tensor] = []  # (B,) of each pass
+        self.live: Tensor | None = None  # (B,) pictures that take part in this pass; None: all
 
     def residual(self, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
         """What a site rounds: the latent less the prior's centre, and its nudge."""
@@ -117,7 +134,26 @@ class WithPicture(Code):
         yield latent if nudge is None else lambda: latent() + nudge
         self.nudges = others
 
+    def layers(self, count: Tensor) -> Iterator[int]:
+        for k in range(int(count.max())):
+            live = k < count
+            self.live = None if bool(live.all()) else live
+            self.pass_bits.append(torch.zeros_like(self.level))
+            yield k
+        self.live = None
+
+    def show(self, picture: Tensor) -> Tensor:
+        if self.live is not None:
+            picture = torch.where(self.live[:, None, None, None], picture, self.pictures[-1])
+        self.pictures.append(picture)
+        return picture
+
     def add(self, name: str, bits: Tensor) -> None:
+        """Count the bits (B,) of a site."""
+        if self.live is not None:
+            bits = bits * self.live
+        if self.pass_bits:
+            self.pass_bits[-1] = self.pass_bits[-1] + bits
         self.bits[name] = self.bits[name] + bits if name in self.bits else bits
 
 
@@ -155,11 +191,18 @@ class Estimate(WithPicture):
 
 
 class Encode(WithPicture):
-    """Writes one stream; a batch of one picture."""
+    """Writes one stream, or one for each pass; a batch of one picture."""
 
     def __init__(self, x: Tensor, level: Tensor, nudges: Iterable[Tensor] = (), thrift: float = 0.0) -> None:
         super().__init__(x, level, nudges, thrift)
         self.writer, self.crc = Writer(), 0
+        self.passes: list[tuple[bytes, int]] = []  # bytes and checksum of each
+
+    def layers(self, count: Tensor) -> Iterator[int]:
+        for k in super().layers(count):
+            self.writer, self.crc = Writer(), 0
+            yield k
+            self.passes.append((self.writer.bytes(short=True), self.crc))
 
     def __call__(self, name: str, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
         q = self.symbols(prior, latent)
@@ -170,11 +213,30 @@ class Encode(WithPicture):
 
 
 class Decode(Code):
-    """Reads one stream; `crc` is that of the symbols it found."""
+    """Reads one stream, or one for each pass; `crc` is that of the symbols it found, `crcs` those of each pass.
 
-    def __init__(self, data: bytes, size: tuple[int, int], level: Tensor, dtype: torch.dtype) -> None:
+    Args:
+        data: the stream, or that of the first pass.
+        later: those of the further passes that arrived.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        size: tuple[int, int],
+        level: Tensor,
+        dtype: torch.dtype,
+        later: Sequence[bytes] = (),
+    ) -> None:
         super().__init__(size, level)
         self.reader, self.crc, self.dtype = Reader(data), 0, dtype
+        self.streams, self.crcs = (data, *later), list[int]()
+
+    def layers(self, count: Tensor) -> Iterator[int]:
+        for k, data in enumerate(self.streams[: int(count)]):
+            self.reader, self.crc = Reader(data), 0
+            yield k
+            self.crcs.append(self.crc)
 
     def encoder(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         return torch.empty(0)

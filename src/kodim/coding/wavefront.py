@@ -9,12 +9,14 @@ each position is::
     3  4  5  6  7  8
     6  7  8  9 10 11
 
+(A window that reaches r columns to the right takes the same fronts, however far it reaches otherwise.)
 Every handler walks the same fronts in eval mode, the encoder and the estimate too: with mean-shifted rounding,
 `round(y - mean) + mean`, a value depends on the mean at its place, the mean on the values before it. All numbers
 are integers on the grid of :mod:`kodim.coding.exact`, so nothing depends on how positions are batched.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -24,15 +26,34 @@ from .exact import ACTIVATION_BITS, CLAMP, _round
 from .sites import BoundPrior, Code
 
 
+@dataclass(frozen=True)
+class Window:
+    """What a position sees: `up` rows above it from `left` columns before to `right` behind, and `left` before it."""
+
+    up: int
+    left: int
+    right: int
+
+    @property
+    def taps(self) -> int:
+        return self.up * (self.left + 1 + self.right) + self.left
+
+
+def mask(radius: int) -> Window:
+    """The causal part of a square kernel: radius 2 for a 5x5 one."""
+    return Window(radius, radius, radius)
+
+
 def causal_taps(radius: int) -> int:
     """Positions that a causal mask sees: 12 for a 5x5 one."""
-    return 2 * radius * (radius + 1)
+    return mask(radius).taps
 
 
-def fronts(height: int, width: int, radius: int = 2) -> list[Tensor]:
+def fronts(height: int, width: int, window: int | Window = 2) -> list[Tensor]:
     """The independent sets of an (h, w) grid in coding order, each the sorted indices y * w + x (int64)."""
+    right = window if isinstance(window, int) else window.right
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    step = (x + (radius + 1) * y).flatten()
+    step = (x + (right + 1) * y).flatten()
     order = torch.argsort(step, stable=True)
     return [front for front in order.split(torch.bincount(step).tolist()) if len(front)]
 
@@ -50,7 +71,7 @@ def wavefront(
     predict: Callable[[Tensor, Tensor], Tensor],
     bind: Callable[[Tensor], BoundPrior],
     latent: Callable[[], Tensor],
-    radius: int = 2,
+    window: int | Window = 2,
 ) -> Tensor:
     """Code a latent (B, channels, h, w) front by front, each from what came before; returns the decoded values.
 
@@ -60,15 +81,18 @@ def wavefront(
             (B, n, S), both on the integer grid of :func:`to_grid` -> parameters (B, n, P) on that grid.
         bind: parameters (B, P, n, 1) -> the prior of a (B, channels, n, 1) part of the latent.
         latent: (B, channels, h, w), never called by the decoder.
+        window: what a position sees, or the radius of a square mask.
     """
     b, _, h, w = side.shape
+    window = mask(window) if isinstance(window, int) else window
     known = to_grid(side).flatten(2).transpose(1, 2).contiguous()  # (B, h w, S)
     decoded = side.new_zeros(b, h * w, channels)
-    canvas = known.new_zeros(b, (h + radius) * (w + 2 * radius), channels)  # decoded, with a border of zeros
-    place, taps = _canvas_indices(h, w, radius, side.device)
+    size = (h + window.up) * (w + window.left + window.right)
+    canvas = known.new_zeros(b, size, channels)  # decoded, with a border of zeros
+    place, taps = _canvas_indices(h, w, window, side.device)
     with code.serial(latent) as whole:
         values = cache(lambda: whole().flatten(2).transpose(1, 2).contiguous())  # never called by the decoder
-        for front in fronts(h, w, radius):
+        for front in fronts(h, w, window):
             front = front.to(side.device)
             at = place[front]
             neighbours = canvas.index_select(1, (at[:, None] + taps).flatten()).view(b, len(front), -1)
@@ -86,11 +110,11 @@ def _to_columns(x: Tensor) -> Tensor:
     return x.transpose(1, 2).unsqueeze(3).contiguous()
 
 
-def _canvas_indices(h: int, w: int, radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _canvas_indices(h: int, w: int, window: Window, device: torch.device) -> tuple[Tensor, Tensor]:
     """Where each position lies on the bordered canvas, and the offsets of its causal neighbours, in raster order."""
-    stride = w + 2 * radius
+    stride = w + window.left + window.right
     y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    place = (y + radius) * stride + x + radius
-    offsets = torch.arange(-radius, radius + 1)
-    taps = (offsets[:, None] * stride + offsets).flatten()[: causal_taps(radius)]
+    place = (y + window.up) * stride + x + window.left
+    rows, columns = torch.arange(-window.up, 1), torch.arange(-window.left, window.right + 1)
+    taps = (rows[:, None] * stride + columns).flatten()[: window.taps]
     return place.flatten().to(device), taps.to(device)

@@ -16,7 +16,25 @@ SLOPE = 0.01  # of the rectifiers
 Matrix = tuple[Tensor, Tensor]  # (in, out) integers in units of 2^-14, and the bias (out,) in units of 2^-24
 
 
-class RasterContext(nn.Module):
+class ExactContext(nn.Module):
+    """Base of networks that are float while training and integer matrices, remembered, when they code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._frozen: tuple[object, list[Matrix]] | None = None
+
+    def _matrices(self) -> list[Matrix]:
+        raise NotImplementedError
+
+    def _integers(self) -> list[Matrix]:
+        """All layers as integer matrices, made anew when a parameter has changed."""
+        key = tuple((p.data_ptr(), p._version, p.device) for p in self.parameters())
+        if self._frozen is None or self._frozen[0] != key:
+            self._frozen = (key, self._matrices())
+        return self._frozen[1]
+
+
+class RasterContext(ExactContext):
     """A causal convolution over decoded values, joined with side information by a network of 1x1 layers.
 
     Only the causal taps are parameters: `weight` (context, channels, 1, taps). There is nothing to mask, and
@@ -57,7 +75,6 @@ class RasterContext(nn.Module):
         if residual:
             for p in self.join[-1].parameters():
                 nn.init.zeros_(p)
-        self._frozen: tuple[object, list[Matrix]] | None = None
 
     def forward(
         self,
@@ -75,35 +92,36 @@ class RasterContext(nn.Module):
         if self.training:
             context = self._convolve(code.preview(latent()))
             parameters = self.join(torch.cat((side, context), 1))
-            return code(name, bind(side + parameters if self.residual else parameters), latent)
+            return code(name, bind(self.correct(side, parameters, 1) if self.residual else parameters), latent)
         with torch.no_grad(), torch.autocast(side.device.type, enabled=False):
             return wavefront(code, name, side, self.channels, self._predict, bind, latent, self.radius)
 
+    def taps(self) -> Tensor:
+        """Weights of the causal convolution, (context, channels, 1, taps)."""
+        return self.weight
+
+    def correct(self, side: Tensor, change: Tensor, dim: int, unit: float = 1.0) -> Tensor:
+        """What the network makes of the side information, if residual; channels in dimension `dim`, 1 is `unit`."""
+        return side + change
+
     def _convolve(self, x: Tensor) -> Tensor:
         size = 2 * self.radius + 1
-        weight = F.pad(self.weight.flatten(2), (0, size**2 - self.weight.shape[3]))
+        taps = self.taps()
+        weight = F.pad(taps.flatten(2), (0, size**2 - taps.shape[3]))
         return F.conv2d(x, weight.unflatten(2, (size, size)), self.bias, padding=self.radius)
 
     def _predict(self, neighbours: Tensor, side: Tensor) -> Tensor:
         """The same in integers, for n positions: (B, n, taps * C), (B, n, S) -> (B, n, outputs)."""
         first, *layers = self._integers()
-        a = torch.cat((side, _dense(neighbours, first)), 2)
-        for i, layer in enumerate(layers):
-            if i:
-                a = torch.where(a < 0, _round(a * (round(SLOPE * 2**WEIGHT_BITS) * 2.0**-WEIGHT_BITS)), a)
-            a = _dense(a, layer)
-        return side + a if self.residual else a
+        a = _chain(torch.cat((side, _dense(neighbours, first)), 2), layers)
+        return self.correct(side, a, 2, 2.0**ACTIVATION_BITS) if self.residual else a
 
-    def _integers(self) -> list[Matrix]:
-        """All layers as integer matrices, made anew when a parameter has changed."""
-        key = tuple((p.data_ptr(), p._version, p.device) for p in self.parameters())
-        if self._frozen is None or self._frozen[0] != key:
-            matrices = [_matrix(self.weight[:, :, 0].transpose(1, 2).flatten(1), self.bias)]
-            for layer in self.join:
-                if isinstance(layer, nn.Conv2d) and layer.bias is not None:
-                    matrices.append(_matrix(layer.weight.flatten(1), layer.bias))
-            self._frozen = (key, matrices)
-        return self._frozen[1]
+    def _matrices(self) -> list[Matrix]:
+        layers = [m for m in self.join if isinstance(m, nn.Conv2d)]
+        return [
+            _matrix(self.taps()[:, :, 0].transpose(1, 2).flatten(1), self.bias),
+            *(_matrix(layer.weight.flatten(1), layer.bias) for layer in layers),  # type: ignore[arg-type]
+        ]
 
 
 def _matrix(weight: Tensor, bias: Tensor) -> Matrix:
@@ -117,3 +135,14 @@ def _matrix(weight: Tensor, bias: Tensor) -> Matrix:
 def _dense(a: Tensor, layer: Matrix) -> Tensor:
     matrix, offset = layer
     return _round((a @ matrix + offset) * 2.0**-WEIGHT_BITS).clamp(-CLAMP, CLAMP)
+
+
+def _chain(a: Tensor, layers: list[Matrix]) -> Tensor:
+    """Layers with a LeakyReLU between each two."""
+    for i, layer in enumerate(layers):
+        a = _dense(_rectify(a) if i else a, layer)
+    return a
+
+
+def _rectify(a: Tensor) -> Tensor:
+    return torch.where(a < 0, _round(a * (round(SLOPE * 2**WEIGHT_BITS) * 2.0**-WEIGHT_BITS)), a)

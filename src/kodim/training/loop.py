@@ -180,16 +180,9 @@ class Leg:
             group["lr"] = self.rate(share)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=share < config.bf16_until):
             out = self.net(x, level * (100 / max(codec.levels - 1, 1)))
-        mse = (out.x_hat.float() - x).square().mean((1, 2, 3)) * 255**2
-        weight = codec.distortion_weight(level)
-        # Cheap pictures count as much as dear ones: a percent of their bits is a percent of the loss.
-        balance = (weight * math.prod(codec.lambdas) ** -0.5) ** -0.5
-        loss = (balance * (out.bpp + weight * mse)).mean()
-        terms = {
-            "loss": loss,
-            "mse": mse.mean(),
-            **{f"bpp_{k}": (v / out.pixels).mean() for k, v in out.bits.items()},
-        }
+        terms = codec.objective(x, out, level)
+        loss = terms["loss"]
+        terms |= {f"bpp_{k}": (v / out.pixels).mean() for k, v in out.bits.items()}
         values = {k: float(v.detach()) for k, v in terms.items()}
         if not self._finite(values):
             return {}
