@@ -1,4 +1,4 @@
-"""What encoder effort costs and gives: `python benchmarks/effort.py FOLDER [--codec kodim] [--pictures 6] [--efforts 1,2,4,6]`
+"""What encoder effort costs and gives: `python benchmarks/effort.py FOLDER [--codec kodim] [--efforts 1,2,4,6]`
 
 Encodes the first pictures of a folder at five qualities with each effort; prints the BD-rate (PSNR, mean of the
 pictures' points first) against effort 1 and the seconds to encode a megapixel. Real files, decoded again.

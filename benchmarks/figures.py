@@ -1,4 +1,4 @@
-"""The measured figures of README and docs/figures.md: `python benchmarks/figures.py KODAK_FOLDER`.
+"""The measured figures of README and docs/figures.md: `python benchmarks/figures.py KODAK PHOTOS`.
 
 Every codec is measured from real files (`kodim.bench.evaluate`) and compared by BD-rate with the classical
 codecs of the same run and with the published curves. Results are kept in `benchmarks/results/<codec>.json`
@@ -23,7 +23,7 @@ from kodim.metrics import bd_rate, overlap
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-LEARNED = ("balle2017", "balle2018", "minnen2018")
+LEARNED = ("kodim", "minnen2018", "balle2018", "balle2017")
 CLASSICAL = ("jpeg-420", "webp", "jpeg2000", "heic", "avif", "jxl")
 ANCHORS = ("jpeg-420", "webp", "jpeg2000")
 
@@ -70,22 +70,39 @@ def points_table(results: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
-def bd_table(results: dict[str, dict[str, Any]], kodak: bool) -> list[str]:
-    """BD-rate (PSNR) of every learned codec; negative means fewer bits at equal quality."""
+def bd_table(results: dict[str, dict[str, Any]], kodak: bool, metric: str = "psnr") -> list[str]:
+    """BD-rate of every learned codec; negative means fewer bits at equal quality."""
     theirs = published.load()
     names = [n for n in published.SHOWN if kodak and n in theirs.curves]
     anchors = [a for a in (*ANCHORS, *(c for c in CLASSICAL if c not in ANCHORS)) if a in results]
     learned = [s for s in results if registry.find(s).kind == "learned"]
     lines = [f"| BD-rate against | {' | '.join(learned)} |", "|---" * (len(learned) + 1) + "|"]
     for anchor in anchors:
-        cells = [rate_against(results[s], curve(results[anchor])) for s in learned]
+        cells = [rate_against(results[s], curve(results[anchor], metric), metric) for s in learned]
         lines.append(f"| {anchor} | {' | '.join(cells)} |")
     for name in names:
-        if theirs.curves[name].psnr:
-            anchor_curve = (list(theirs.curves[name].bpp), theirs.curves[name].decibels("psnr"))
-            cells = [rate_against(results[s], anchor_curve) for s in learned]
+        if any(value is not None for value in getattr(theirs.curves[name], metric)):
+            anchor_curve = (list(theirs.curves[name].bpp), theirs.curves[name].decibels(metric))
+            cells = [rate_against(results[s], anchor_curve, metric) for s in learned]
             lines.append(f"| published: {name} | {' | '.join(cells)} |")
     return lines
+
+
+def section(folder: Path, results: dict[str, dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """Of one folder: the PSNR table with its heading note, and the rest (MS-SSIM, all points)."""
+    count, kodak = next(iter(results.values()))["pictures"], folder.name == "kodak"
+    note = (
+        f"{count} pictures of `{folder.name}`, real files, mean over the pictures. BD-rate in PSNR (RGB), "
+        "PCHIP; negative means fewer bits at equal quality."
+    )
+    rest = [
+        "BD-rate in MS-SSIM (dB of the mean):",
+        "",
+        *bd_table(results, kodak, "ms_ssim"),
+        "",
+        *points_table(results),
+    ]
+    return [note, "", *bd_table(results, kodak)], rest
 
 
 def insert(path: Path, lines: list[str]) -> None:
@@ -97,21 +114,20 @@ def insert(path: Path, lines: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="the pictures, e.g. a folder with the 24 Kodak images")
+    parser.add_argument("folders", type=Path, nargs="+", help="folders of pictures; the first one's table is README's")
     parser.add_argument("--codecs", default=",".join((*LEARNED, *CLASSICAL)))
     parser.add_argument("--write", action="store_true", help="write README.md, docs/figures.md")
     options = parser.parse_args()
-    results = {slug: measure(slug, options.folder) for slug in options.codecs.split(",")}
-    bd, points = bd_table(results, kodak=options.folder.name == "kodak"), points_table(results)
-    print("\n".join([*bd, "", *points]))
+    front: list[str] = []
+    document: list[str] = []
+    for folder in options.folders:
+        table, rest = section(folder, {slug: measure(slug, folder) for slug in options.codecs.split(",")})
+        front = front or table
+        document += [f"## {folder.name}", "", *table, "", *rest, ""]
+    print("\n".join(document))
     if options.write:
-        count = next(iter(results.values()))["pictures"]
-        note = (
-            f"{count} pictures of `{options.folder.name}`, real files, mean over the pictures. BD-rate in PSNR (RGB), "
-            "PCHIP; negative means fewer bits at equal quality."
-        )
-        insert(ROOT / "README.md", [note, "", *bd])
-        insert(ROOT / "docs" / "figures.md", [note, "", *bd, "", "## All points", "", *points])
+        insert(ROOT / "README.md", front)
+        insert(ROOT / "docs" / "figures.md", document)
 
 
 if __name__ == "__main__":

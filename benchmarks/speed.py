@@ -15,7 +15,7 @@ from kodim.bench.evaluate import bare
 from kodim.coding.rangecoder import Reader, Writer
 from kodim.picture import load
 
-CODECS = ("minnen2018", "balle2018", "balle2017", "jpeg", "webp", "avif", "jxl")
+CODECS = ("kodim", "minnen2018", "balle2018", "balle2017", "jpeg", "webp", "avif", "jxl")
 REPEATS = 5
 clock = {"seconds": 0.0}
 
