@@ -1,0 +1,217 @@
+"""The progressive residual loop: what the recurrent codecs have in common.
+
+At every pass the encoder looks at what is still missing, sends a plane of bits, and both sides update the picture::
+
+    x - x_hat --encoder--> u --binarise--> b | bit coder | --decoder--> x_hat
+        ^  state kept                                      state kept    |
+        '----------------------------------------------------------------'
+
+A system is its two networks and a word on how their outputs add up; G. Toderici et al., "Variable Rate Image
+Compression with Recurrent Neural Networks" (ICLR 2016, arXiv 1511.06085) and its successors. Pixels are centred:
+the loop works on x - 1/2. Quality 0..100 chooses the number of passes.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .codec import Codec, Output
+from .coding.sites import Code
+from .contexts.binary import CODERS, AdaptiveBits, BinaryRNN, BitCoder
+from .quantizers.binary import binarize, decide
+from .transforms.recurrent import Memory, Recurrent
+
+GREY = 255.0  # errors of the training loss are in grey levels
+
+
+class Progressive(Codec):
+    """A recurrent codec: `encoder` and `decoder` networks run once a pass.
+
+    Attributes:
+        encoder: residual (B, 3, H, W) within about +-1 -> (B, bits, H/code_stride, W/code_stride) within +-1.
+        decoder: the same of +-1 -> (B, 3, H, W).
+        coder: how bit planes are entropy-coded, see :mod:`kodim.contexts.binary`.
+        frame: "one-shot": the decoder's output is the picture; "additive": what is to be added to it.
+        stochastic: while training, bits are drawn instead of decided.
+    """
+
+    refinable: ClassVar[bool] = False  # bits are answers to the picture so far: none can be altered alone
+    stride = 32
+
+    encoder: Recurrent
+    decoder: Recurrent
+
+    def __init__(
+        self, passes: int, bits: int, coder: str, frame: str, *, code_stride: int = 16, stochastic: bool = True
+    ) -> None:
+        super().__init__()
+        self.passes = self.levels = passes
+        self.code_stride, self.frame, self.stochastic = code_stride, frame, stochastic
+        self.coder: BitCoder = make_coder(coder, passes, bits, code_stride)
+
+    @property
+    def qualities(self) -> tuple[float, ...] | None:
+        return tuple(round(100 * k / max(self.passes - 1, 1), 2) for k in range(self.passes))
+
+    def program(self, code: Code) -> Tensor:
+        picture = shown = self.blank(code)
+        looking: Memory | None = None
+        painting: Memory | None = None
+        memory: Any = None
+        scale = 1.0
+
+        def look(x: Tensor) -> Tensor:
+            nonlocal looking
+            u, looking = self.analyse(k, ((x - 0.5) - picture) * scale, looking)
+            return u
+
+        for k in code.layers(self.passes_at(code.level)):
+            u = code.encoder(look)
+            b, memory = self.send(code, k, u, memory)
+            out, painting = self.synthesise(k, b, painting)
+            out = out.to(picture.dtype)  # sums in full precision, under autocast too
+            picture = picture + out / scale if self.frame == "additive" else out
+            scale = self.scale(picture)
+            shown = code.show(picture + 0.5)
+        return shown
+
+    def analyse(self, k: int, residual: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+        """The encoder's network at pass k."""
+        return self.encoder(residual, memory)
+
+    def synthesise(self, k: int, b: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+        """The decoder's network at pass k."""
+        return self.decoder(b, memory)
+
+    def scale(self, picture: Tensor) -> Any:
+        """What the next residual is multiplied with; the decoder's answer is divided by it."""
+        return 1.0
+
+    def send(self, code: Code, k: int, u: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        """Bits +-1 of u, across the channel. While training, the coder learns from the bits that a file will have."""
+        half, memory = self.coder(code, k, lambda: 0.5 * decide(u), memory)
+        return (binarize(u, stochastic=self.stochastic) if self.training else 2 * half), memory
+
+    def blank(self, code: Code) -> Tensor:
+        """The picture before the first pass: grey, (B, 3, H, W), centred."""
+        p = next(self.parameters())
+        return p.new_zeros(len(code.level), 3, *code.size)
+
+    def objective(self, x: Tensor, out: Output, level: Tensor) -> dict[str, Tensor]:
+        return mean_over_passes(x, out, self.error)
+
+    def error(self, x: Tensor, picture: Tensor) -> Tensor:
+        """What a pass has left undone, as the training sees it: a scalar, in grey levels."""
+        return absolute_error(x, picture)
+
+
+class Adaptive(Progressive):
+    """A recurrent codec that spends bits where the picture needs them.
+
+    Every position of the code (16x16 pixels) goes on sending until its pixels are good enough: from the second pass
+    on, a flag says whether it does. A position that has stopped sends nothing any more, and its code is 0. Quality
+    sets the error that is good enough, so it is continuous; all passes are written, the last ones may be empty.
+
+    Attributes:
+        worst, best: error at which a position stops, at quality 0 and 100: the largest of the mean absolute errors of
+            its four 8x8 blocks, in grey levels.
+        masked: share of a training batch whose codes stop as they will in a file; the rest sends all bits.
+    """
+
+    worst: float = 24.0
+    best: float = 2.0
+    masked: float = 0.0
+
+    def __init__(self, passes: int, bits: int, coder: str, frame: str, *, stochastic: bool = True) -> None:
+        super().__init__(passes, bits, coder, frame, stochastic=stochastic)
+        self.levels = 2
+        self.flags = AdaptiveBits(passes, 1, self.code_stride, "flags")
+
+    @property
+    def qualities(self) -> tuple[float, ...] | None:
+        return None
+
+    def passes_at(self, level: Tensor) -> Tensor:
+        return torch.full_like(level, self.passes).long()
+
+    def threshold(self, level: Tensor) -> Tensor:
+        """(B,) error in grey levels at which a position stops."""
+        return self.worst * (self.best / self.worst) ** level
+
+    def program(self, code: Code) -> Tensor:
+        picture = shown = self.blank(code)
+        active = torch.ones(len(code.level), 1, *code.grid(self.code_stride), dtype=torch.bool, device=picture.device)
+        looking: Memory | None = None
+        painting: Memory | None = None
+        memory: Any = None
+        flags: Any = None
+
+        def look(x: Tensor) -> Tensor:
+            nonlocal looking
+            u, looking = self.analyse(k, x - 0.5 - picture, looking)
+            return u
+
+        for k in code.layers(self.passes_at(code.level)):
+            if k:
+                go_on = code.encoder(lambda x: self.unfinished(x, shown, code.level) & active)  # noqa: B023
+                go_on, flags = self.flags(code, k, lambda: go_on.to(picture.dtype) - 0.5, flags, active)  # noqa: B023
+                active = go_on > 0
+            if not self.training and not bool(active.any()):
+                shown = code.show(shown)
+                continue
+            u = code.encoder(look)
+            sending = self._sending(active)
+            b, memory = self.send(code, k, u, memory, sending)
+            out, painting = self.synthesise(k, b, painting)
+            out = out.to(picture.dtype)
+            done = picture + out if self.frame == "additive" else out
+            # A picture that has sent its last bit stays as it is.
+            picture = torch.where(sending.any(3, keepdim=True).any(2, keepdim=True), done, picture)
+            shown = code.show(picture + 0.5)
+        return shown
+
+    def send(
+        self, code: Code, k: int, u: Tensor, memory: Any, active: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """Codes +-1, and 0 where there is none."""
+        assert active is not None
+        half, memory = self.coder(code, k, lambda: torch.where(active, 0.5 * decide(u), -0.5), memory, active)
+        b = binarize(u, stochastic=self.stochastic) if self.training else 2 * half
+        return b * active, memory
+
+    def unfinished(self, x: Tensor, shown: Tensor, level: Tensor) -> Tensor:
+        """(B, 1, h, w): where the picture is not good enough yet."""
+        error = F.avg_pool2d(GREY * (x - shown).abs().mean(1, keepdim=True), 8)
+        return F.max_pool2d(error, self.code_stride // 8) > self.threshold(level)[:, None, None, None]
+
+    def _sending(self, active: Tensor) -> Tensor:
+        """Which positions send; while training, all of some pictures, so that full depth is learned too."""
+        if not self.training:
+            return active
+        share = torch.arange(len(active), device=active.device) >= self.masked * len(active)
+        return active | share[:, None, None, None]
+
+
+def absolute_error(x: Tensor, picture: Tensor) -> Tensor:
+    """Mean, in grey levels."""
+    return GREY * (x - picture).abs().mean()
+
+
+def mean_over_passes(
+    x: Tensor, out: Output, error: Callable[[Tensor, Tensor], Tensor] = absolute_error
+) -> dict[str, Tensor]:
+    """An objective: the mean of what every pass leaves undone. Bits only train their coder, which shares the loss."""
+    loss = torch.stack([error(x, picture) for picture in out.pictures]).mean()
+    first, last = ((picture - x).square().mean() * 255**2 for picture in (out.pictures[0], out.pictures[-1]))
+    return {"loss": loss + out.bpp.mean(), "mse": last, "mse_first": first}
+
+
+def make_coder(name: str, passes: int, bits: int, stride: int) -> BitCoder:
+    """ "raw", "adaptive", "rnn", or "rnn-3" for the paper's 7x7 mask."""
+    kind, _, radius = name.partition("-")
+    if radius:
+        return BinaryRNN(passes, bits, stride, radius=int(radius))
+    return CODERS[kind](passes, bits, stride)
