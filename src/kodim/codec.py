@@ -63,7 +63,7 @@ class Stream:
 
     @classmethod
     def of(cls, passes: Sequence["Stream"]) -> "Stream":
-        """A stream of passes; of a single one, if that is how the codec works, that one."""
+        """The stream of a progressive codec, of its passes in order."""
         data = b"".join(part.data for part in passes)
         return cls(data, zlib.crc32(struct.pack(f">{len(passes)}I", *(p.symbols_crc for p in passes))), tuple(passes))
 
@@ -87,7 +87,7 @@ class Codec(nn.Module, ABC):
         passes: of a progressive codec, how many there are at most; 0: it knows none, its stream is one whole.
         lambdas: weight of 255^2 MSE against bpp at the first and the last level.
         arguments: what of `__init__` differs from the preset; weights files keep it.
-        thrift: of the plain encoder's rounding (0: to the nearest integer); :class:`.coding.sites.WithPicture`.
+        thrift: of encoder effort 2 (see :class:`.coding.sites.WithPicture`); 0 where rate-aware rounding does not pay.
         soft: train the synthesis on noisy instead of rounded latents (the first papers' way).
     """
 
@@ -100,7 +100,7 @@ class Codec(nn.Module, ABC):
     passes: int = 0
     lambdas: tuple[float, float] = (0.0018, 0.18)
     soft: bool = False
-    thrift: float = 0.0
+    thrift: float = 14.0
     preset: str = ""
     arguments: Mapping[str, int] = MappingProxyType({})
     weights_hash: bytes | None = None
@@ -123,7 +123,7 @@ class Codec(nn.Module, ABC):
             code: Train | Estimate = Train(padded, level, soft=self.soft)
             x_hat = self.program(code)[:, :, :height, :width]
         else:
-            code = Estimate(padded, level, thrift=self.thrift)
+            code = Estimate(padded, level)
             with torch.no_grad():
                 x_hat = self.program(code)[:, :, :height, :width].clamp(0, 1)
                 code.pictures = [picture.clamp(0, 1) for picture in code.pictures]
@@ -133,11 +133,11 @@ class Codec(nn.Module, ABC):
     @final
     @torch.no_grad()
     def compress(
-        self, x: Tensor, quality: float = 60.0, *, steps: int = 0, thrift: float | None = None
+        self, x: Tensor, quality: float = 60.0, *, steps: int = 0, thrift: float = 0.0
     ) -> tuple[Stream, Tensor]:
         """Code one picture x (1, 3, H, W) in [0, 1]; returns the stream and the decoder's picture.
 
-        `thrift` rounds with an eye on the rate (default: the codec's own); `steps` of gradient descent look for
+        `thrift` above 0 rounds with an eye on the rate; `steps` of gradient descent look for
         cheaper or better symbols instead (:mod:`kodim.refine`).
         """
         self._need_eval()
@@ -145,7 +145,7 @@ class Codec(nn.Module, ABC):
         if steps and self.refinable:
             code = Encode(padded, level, refine(self, padded, level, x.shape[2:], steps))
         else:
-            code = Encode(padded, level, thrift=self.thrift if thrift is None or not self.refinable else thrift)
+            code = Encode(padded, level, thrift=thrift if self.refinable else 0.0)
         x_hat = self.program(code)[:, :, : x.shape[2], : x.shape[3]].clamp(0, 1)
         if self.passes:
             return Stream.of([Stream(*part) for part in code.passes]), x_hat

@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
     from .codec import Codec
 
-# Encoder effort 1 is the system's plain encoder. Effort 2 rounds with an eye on the rate (quantizers.rounding).
-# From 3 on: steps of the search for better symbols (kodim.refine), each of which takes about three decodes.
-THRIFT = 14.0
-STEPS = (0, 0, 3, 6, 12, 25, 50, 100, 200)
+# Encoder effort 1..9 -> steps of the search for better symbols (kodim.refine), each of which takes about three
+# decodes. Effort 2 rounds with an eye on the rate instead (quantizers.rounding) where that pays.
+STEPS = (0, 2, 4, 8, 15, 30, 60, 120, 250)
 DEFAULT_QUALITIES = (0.0, 15.0, 30.0, 45.0, 60.0, 75.0, 90.0, 100.0)
 
 
@@ -72,7 +71,8 @@ class LearnedCodec:
             raise BadRequest(f"effort must lie in 1..9, not {effort}")
         quality = round(quality * 100) / 100
         codec, steps = self.codec, STEPS[(effort or 1) - 1]
-        thrift = THRIFT if effort == 2 else None
+        thrift = codec.thrift if effort == 2 else 0.0
+        steps = 0 if thrift else steps
         streams = [
             codec.compress(to_tensor(picture.pixels[rows.outer, columns.outer]), quality, steps=steps, thrift=thrift)[0]
             for rows, columns in layout(picture.height, picture.width)

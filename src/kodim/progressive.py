@@ -173,9 +173,7 @@ class Adaptive(Progressive):
             shown = code.show(picture + 0.5)
         return shown
 
-    def send(
-        self, code: Code, k: int, u: Tensor, memory: Any, active: Tensor | None = None
-    ) -> tuple[Tensor, Any]:
+    def send(self, code: Code, k: int, u: Tensor, memory: Any, active: Tensor | None = None) -> tuple[Tensor, Any]:
         """Codes +-1, and 0 where there is none."""
         assert active is not None
         half, memory = self.coder(code, k, lambda: torch.where(active, 0.5 * decide(u), -0.5), memory, active)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .codec import Codec
     from .picture import Picture
 
-DEFAULT_CODEC = "minnen2018"
+DEFAULT_CODEC = "kodim"
 TAXONOMY = ("network", "unit", "spatial", "rate", "range")
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kodim.cli import compare, compress, datasets, evaluate, import_, inspect, leaderboard, signals, train
+from kodim.cli import compare, compress, datasets, evaluate, import_, inspect, leaderboard, restore, signals, train
 from kodim.cli.output import (
     OK,
     OUR_FAULT,
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 app.command("compress", epilog=compress.COMPRESS_EXAMPLES)(compress.compress)
 app.command("decompress", epilog=compress.DECOMPRESS_EXAMPLES)(compress.decompress)
+app.command("restore", epilog=restore.EXAMPLES)(restore.restore)
 app.command("info", epilog=inspect.INFO_EXAMPLES)(inspect.info)
 app.command("codecs", epilog=inspect.CODECS_EXAMPLES)(inspect.codecs)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..quantizers.gains import interpolate
+
 GRID_BITS = 6
 LIMIT = 2**11 - 1
 RANGE = LIMIT * 2.0**-GRID_BITS  # activations are clipped to +-31.98
@@ -101,16 +103,19 @@ class ExactLevels(nn.Module):
         self.rows = nn.Parameter(start.clone())
 
     def forward(self, level: Tensor) -> Tensor:
-        below = level.floor().clamp(0, max(len(self.rows) - 2, 0))
-        above = (below + 1).clamp_max(len(self.rows) - 1).long()
-        t = (level - below)[:, None]
         if self.training:
-            rows = self.rows.clamp(-RANGE, RANGE)
-            return (rows[below.long()] * (1 - t) + rows[above] * t)[:, :, None, None]
-        rows = _round(self.rows.detach().float().clamp(-RANGE, RANGE) * 2.0**TABLE_BITS)  # integers below 2^13
-        t = _round(t.float() * 2.0**LEVEL_BITS)
-        mixed = rows[below.long()] * (2.0**LEVEL_BITS - t) + rows[above] * t  # exact: below 2^24
-        return (_round(mixed * 2.0**-LEVEL_BITS) * 2.0**-TABLE_BITS)[:, :, None, None]
+            return interpolate(self.rows.clamp(-RANGE, RANGE), level)[:, :, None, None]
+        return exact_interpolation(self.rows, level)
+
+
+def exact_interpolation(rows: Tensor, level: Tensor) -> Tensor:
+    """Rows (levels, C), within +-31, at real row numbers (B,) -> (B, C, 1, 1), multiples of 2^-8, float32."""
+    below = level.floor().clamp(0, max(len(rows) - 2, 0))
+    above = (below + 1).clamp_max(len(rows) - 1).long()
+    integers = _round(rows.detach().float().clamp(-RANGE, RANGE) * 2.0**TABLE_BITS)  # below 2^13
+    t = _round((level - below)[:, None].float() * 2.0**LEVEL_BITS)
+    mixed = integers[below.long()] * (2.0**LEVEL_BITS - t) + integers[above] * t  # exact: below 2^24
+    return (_round(mixed * 2.0**-LEVEL_BITS) * 2.0**-TABLE_BITS)[:, :, None, None]
 
 
 def exact_exp2(x: Tensor, training: bool) -> Tensor:

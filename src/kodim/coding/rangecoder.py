@@ -47,12 +47,14 @@ class Writer:
         """Everything written so far; trailing zero bytes are implied and left out.
 
         `short` ends with the number that has the fewest bytes of those that mean the same: two bytes saved on
-        average, worth it where a file holds many streams. (Whole files keep the ending they always had.)
+        average, worth it where a file holds many streams. No more than those are left out, so that the length says
+        what the symbols cost. (Whole files keep the ending they always had.)
         """
         words = self._coder.get_compressed()
-        if short and len(words):
-            words[-1] = self._roundest(int(words[-1]))
-        return words.astype(">u4").tobytes().rstrip(b"\0")
+        if not short or not len(words):
+            return words.astype(">u4").tobytes().rstrip(b"\0")
+        last = np.array([self._roundest(int(words[-1]))])
+        return words[:-1].astype(">u4").tobytes() + last.astype(">u4").tobytes().rstrip(b"\0")
 
     def _roundest(self, word: int) -> int:
         """The last word, raised to the multiple of the highest power of 256 that the coder's interval holds."""

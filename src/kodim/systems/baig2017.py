@@ -19,6 +19,7 @@ The paper normalises batches; here the start of the weights preserves the varian
 statistics.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -58,7 +59,6 @@ class Baig2017(Codec):
     }
     presets = {
         "paper": {"widths": (64, 128, 256, 256), "stages": 8, "inpainting": 24, "counted": False},
-        "paper-no-inpainting": {"widths": (64, 128, 256, 256), "stages": 8, "inpainting": 0, "counted": False},
         "compact": {"widths": (12, 32, 48, 64), "stages": 8, "inpainting": 8},
         "compact-no-inpainting": {"widths": (12, 32, 48, 64), "stages": 8, "inpainting": 0},
         "compact-incremental": {
@@ -107,31 +107,31 @@ class Baig2017(Codec):
         serial = self.inpainter is not None and not self.training
         counters = self.coder.counters(b) if self.coder is not None and not self.training else None
         shown = like.new_zeros(b, 3, *code.size)
+        walks: list[_Walk] = []
         for k in code.layers(self.passes_at(code.level)):
-            if k:
-                self._stage(code, k + self.together - 1, walk, counters)
-                shown = self._show(code, walk, rows)
-                continue
-            walks = []
-            for front in fronts(rows, columns, 0) if serial else [everything]:
-                walks.append(self._begin(b, front, canvas))
-                for stage in range(self.together):
-                    self._stage(code, stage, walks[-1], counters)
-                    if self.training and stage + 1 < self.together:
-                        self._show(code, walks[-1], rows)
-                if serial:
+            if k == 0:
+                for front in fronts(rows, columns, 0) if serial else [everything]:
+                    walks.append(self._begin(code, front, canvas, counters))
                     canvas.place(front, as_decoded(walks[-1].picture()))
-            walk = _Walk.joined(walks)
-            shown = self._show(code, walk, rows)
+                walks = [_Walk.joined(walks)]
+            else:
+                self._stage(code, k + self.together - 1, walks[0], counters)
+            shown = self._show(code, walks[0], rows)
         return shown
 
     def _show(self, code: Code, walk: "_Walk", rows: int) -> Tensor:
         return code.show(join(walk.picture(), rows) + 0.5)
 
-    def _begin(self, batch: int, front: Tensor, canvas: Canvas) -> "_Walk":
+    def _begin(self, code: Code, front: Tensor, canvas: Canvas, counters: Counters | None) -> "_Walk":
+        """Inpaint patches and code the stages of the first pass."""
         windows = canvas.windows(front).flatten(0, 1)
         p = windows.new_zeros(len(windows), 3, TILE, TILE) if self.inpainter is None else self.inpainter(windows)
-        return _Walk(batch, front, p)
+        walk = _Walk(len(code.level), front, p, torch.zeros_like(p))
+        for stage in range(self.together):
+            self._stage(code, stage, walk, counters)
+            if self.training and stage + 1 < self.together:
+                self._show(code, walk, canvas.rows)
+        return walk
 
     def _stage(self, code: Code, stage: int, walk: "_Walk", counters: Counters | None) -> None:
         """Let one stage see what is left of the patches and add to the walk what it makes of them."""
@@ -189,7 +189,7 @@ class _Walk:
     batch: int
     front: Tensor
     base: Tensor
-    out: Tensor | float = 0.0
+    out: Tensor
     before: Tensor | None = None
     raw: Tensor | None = None
     encoder_links: list[Tensor] = field(default_factory=list)
@@ -207,11 +207,12 @@ class _Walk:
         batch, front = walks[0].batch, torch.cat([walk.front for walk in walks])
         order = torch.argsort(front)
 
-        def sort(parts: list[Tensor], dim: int = 1) -> Tensor:
-            return torch.cat(parts, dim).index_select(dim, order.to(parts[0].device))
+        def sort(parts: Iterable[Tensor | None], dim: int) -> Tensor:
+            row = torch.cat([part for part in parts if part is not None], dim)
+            return row.index_select(dim, order.to(row.device))
 
-        def patches(parts: list[Tensor]) -> Tensor:
-            return sort([part.unflatten(0, (batch, -1)) for part in parts]).flatten(0, 1)
+        def patches(parts: Iterable[Tensor | None]) -> Tensor:
+            return sort([part.unflatten(0, (batch, -1)) for part in parts if part is not None], 1).flatten(0, 1)
 
         return cls(
             batch,
@@ -220,8 +221,8 @@ class _Walk:
             patches([walk.out for walk in walks]),
             sort([walk.before for walk in walks], 2),
             patches([walk.raw for walk in walks]) if walks[0].raw is not None else None,
-            [patches(list(parts)) for parts in zip(*(walk.encoder_links for walk in walks), strict=True)],
-            [patches(list(parts)) for parts in zip(*(walk.decoder_links for walk in walks), strict=True)],
+            [patches(parts) for parts in zip(*(walk.encoder_links for walk in walks), strict=True)],
+            [patches(parts) for parts in zip(*(walk.decoder_links for walk in walks), strict=True)],
         )
 
 
@@ -256,15 +257,16 @@ class Decoder(nn.Module):
 
     def __init__(self, widths: tuple[int, int, int, int], bits: int, linked: bool) -> None:
         super().__init__()
-        w1, w2, w3, w4 = widths
+        w1, _, w3, w4 = widths
         self.first = nn.Sequential(down(bits, w4, 3, 1), down(w4, w4, 3, 1), nn.ReLU())
         outs, nexts = (w4, w3, w1), (w3, w1)
         ins = (w4, *nexts)
         self.wide = nn.ModuleList(_double(c_in, c_out) for c_in, c_out in zip(ins, outs, strict=True))
-        self.plain = nn.ModuleList(down(c_in, c_out, 3, 1) for c_in, c_out in zip(outs, (*nexts, 3), strict=True))
-        self.links = nn.ModuleList(down(c, c, 3, 1) for c in outs) if linked else None
+        plain = [down(c_in, c_out, 3, 1) for c_in, c_out in zip(outs, (*nexts, 3), strict=True)]
         with torch.no_grad():
-            self.plain[-1].weight *= 0.1
+            plain[-1].weight *= 0.1
+        self.plain = nn.ModuleList(plain)
+        self.links = nn.ModuleList(down(c, c, 3, 1) for c in outs) if linked else None
 
     def forward(self, b: Tensor, before: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         y, links = self.first(b), []
@@ -287,21 +289,26 @@ class Inpainter(nn.Module):
 
     def __init__(self, width: int, depth: int = 8) -> None:
         super().__init__()
-        self.layers = nn.ModuleList()
+        self.layers = nn.Sequential()
         for c_in in (4, *[width] * (depth - 1)):
             scales = [nn.Conv2d(c_in, width // 4, 3, padding=d, dilation=d) for d in (1, 2, 4, 8)]
             for conv in scales:
                 nn.init.normal_(conv.weight, std=(2 / (9 * c_in)) ** 0.5)
-            self.layers.append(nn.ModuleList(scales))
+            self.layers.append(_Scales(scales))
         self.last = down(width, 3, 3, 1)
         with torch.no_grad():
             self.last.weight *= 0.1
 
     def forward(self, window: Tensor) -> Tensor:
-        y = window
-        for scales in self.layers:
-            y = torch.relu(torch.cat([conv(y) for conv in scales], 1))
+        y = self.layers(window)
         return self.last(y[..., TILE - 1 :, TILE - 1 :])[..., 1:, 1:].to(window.dtype)
+
+
+class _Scales(nn.ModuleList):
+    """Several convolutions of one input, side by side, and a rectifier."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(torch.cat([conv(x) for conv in self], 1))
 
 
 def _double(c_in: int, c_out: int) -> nn.ConvTranspose2d:

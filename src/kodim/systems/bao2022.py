@@ -17,7 +17,6 @@ integers and has piecewise linear gates, so tables are the same everywhere.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..coding.sites import Code
@@ -62,7 +61,7 @@ class Bao2022(Minnen2018):
             "widths": (48, 96, 128, 192),
             "hyper": (64, 64, 96),
             "attention": (0, 0, 4),
-            "repair": (0, 32, 2, 2),
+            "repair": (0, 24, 2, 2),
             "levels": 8,
             "magnitudes": True,
         },

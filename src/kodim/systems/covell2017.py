@@ -54,8 +54,6 @@ class Covell2017(Adaptive):
         self.encoder = encoder(sizes[0], "gru", (1, 1, 1), bits)
         self.decoder = decoder(sizes[1], "gru", (1, 1, 3, 3), bits)
 
-    def send(
-        self, code: Code, k: int, u: Tensor, memory: Any, active: Tensor | None = None
-    ) -> tuple[Tensor, Any]:
+    def send(self, code: Code, k: int, u: Tensor, memory: Any, active: Tensor | None = None) -> tuple[Tensor, Any]:
         b, memory = super().send(code, k, u, memory, active)
         return 0.5 * (b + b.detach().abs()), memory  # +1, -1 and 0 become 1, 0 and 0

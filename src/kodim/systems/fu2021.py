@@ -142,23 +142,21 @@ class Context(RasterContext):
         outputs = 2 * m if components == 1 else 3 * components * m
         super().__init__(m, 2 * m, context, joint, outputs, radius=max(kernels) // 2, residual=residual)
         self.components = components
-        share = context // len(kernels)
+        share, self.radii = context // len(kernels), [kernel // 2 for kernel in sorted(kernels)[:-1]]
         self.smaller = nn.ParameterList()
-        if len(kernels) > 1:  # `weight` is that of the largest kernel, with the outputs that the others leave
-            for kernel in sorted(kernels)[:-1]:
-                taps = causal_taps(kernel // 2)
-                self.smaller.append(torch.randn(share, m, 1, taps) * (m * taps) ** -0.5)
-            self.weight = nn.Parameter(self.weight[: context - share * len(self.smaller)].detach().clone())
+        for taps in map(causal_taps, self.radii):
+            self.smaller.append(torch.randn(share, m, 1, taps) * (m * taps) ** -0.5)
+        # `weight` is that of the largest kernel: it has the outputs that the others leave.
+        self.weight = nn.Parameter(self.weight[: context - share * len(self.radii)].detach().clone())
 
     def taps(self) -> Tensor:
         """All kernels as one, (context, M, 1, taps) of the largest: zero where a smaller one does not reach."""
-        size = 2 * self.radius + 1
         parts = []
-        for weight in self.smaller:
-            radius = int((weight.shape[3] / 2 + 0.25) ** 0.5 - 0.5 + 0.5)
-            kernel = F.pad(weight.flatten(2), (0, (2 * radius + 1) ** 2 - weight.shape[3]))
-            kernel = F.pad(kernel.unflatten(2, (2 * radius + 1, -1)), (self.radius - radius,) * 4)
-            parts.append(kernel.flatten(2)[:, :, None, : size**2 // 2])
+        for weight, radius in zip(self.smaller, self.radii, strict=True):
+            size = 2 * radius + 1
+            kernel = F.pad(weight.flatten(2), (0, size**2 - weight.shape[3])).unflatten(2, (size, size))
+            kernel = F.pad(kernel, (self.radius - radius,) * 4)
+            parts.append(kernel.flatten(2)[:, :, None, : self.weight.shape[3]])
         return torch.cat((*parts, self.weight))
 
     def correct(self, side: Tensor, change: Tensor, dim: int, unit: float = 1.0) -> Tensor:

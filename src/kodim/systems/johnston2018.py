@@ -48,13 +48,6 @@ class Johnston2018(Adaptive):
     }
     presets = {
         "paper": {"sizes": ((64, 256, 512, 512), (512, 512, 512, 256, 128)), "bits": 32, "passes": 16, "prime": 3},
-        "paper-diffusion": {
-            "sizes": ((64, 256, 512, 512), (512, 512, 512, 256, 128)),
-            "bits": 32,
-            "passes": 16,
-            "prime": 3,
-            "diffuse": 3,
-        },
         "compact": {"sizes": ((16, 40, 80, 112), (96, 112, 80, 40, 20)), "bits": 32, "passes": 8, "prime": 3},
         "compact-unprimed": {"sizes": ((16, 40, 80, 112), (96, 112, 80, 40, 20)), "bits": 32, "passes": 8, "prime": 0},
         "compact-diffusion": {

@@ -119,12 +119,12 @@ class Minnen2017(Codec):
 
         for k in range(self.steps):
             go_on = code.encoder(lambda _: self._unfinished(target, picture, code.level) & active)  # noqa: B023
-            active = book.flags(code, k, front, lambda: go_on, active)  # type: ignore[misc]  # noqa: B023
+            active = book.flags(code, k, front, lambda: go_on, active)  # noqa: B023
             if not self.training and not bool(active.any()):
                 break
             sending = torch.ones_like(active) if self.training else active
             u = code.encoder(look)
-            half = book.bits(code, k, before, lambda: _to_site(decide(u), b), sending)  # type: ignore[misc]  # noqa: B023
+            half = book.bits(code, k, before, lambda: _to_site(decide(u), b), sending)  # noqa: B023
             before = torch.where(sending, (half > 0).long(), NONE)
             out, painting = self.decoder(binarize(u, stochastic=True) if self.training else _from_site(half), painting)
             on = sending.flatten()[:, None, None, None]

@@ -43,15 +43,7 @@ class Toderici2016(Progressive):
     }
     presets = {
         "paper": {"widths": (64, 256, 512), "passes": 16, "coder": "raw"},
-        "paper-plain": {"widths": (64, 256, 512), "passes": 16, "coder": "raw", "cell": "plain"},
         "paper-block": {"widths": (512, 512, 512), "passes": 16, "coder": "raw", "unit": "block"},
-        "paper-block-plain": {
-            "widths": (512, 512, 512),
-            "passes": 16,
-            "coder": "raw",
-            "unit": "block",
-            "cell": "plain",
-        },
         "compact": {"widths": (16, 32, 48), "passes": 8, "coder": "adaptive"},
         "compact-plain": {"widths": (16, 32, 48), "passes": 8, "coder": "adaptive", "cell": "plain"},
         "compact-block": {"widths": (128, 128, 128), "passes": 8, "coder": "adaptive", "unit": "block"},

@@ -11,7 +11,9 @@ before entropy coding)::
 
 `cell` is "lstm", "gru", "residual-gru" or, in the decoder, "associative". `frame` says what the decoder paints at each
 pass: the picture ("one-shot"), what is to be added to it ("additive"), or that times a gain which a small network
-reads off the picture so far, one for each 32x32 pixels ("scaled").
+reads off the picture so far, one for each 32x32 pixels ("scaled"). Presets other than the additive LSTM exist in
+compact sizes; `Toderici2017(**Toderici2017.presets["paper"] | {"cell": "gru", "frame": "one-shot"})` is as large as
+the paper's.
 """
 
 from itertools import pairwise
@@ -45,27 +47,6 @@ class Toderici2017(Progressive):
     }
     presets = {
         "paper": {"sizes": ((64, 256, 512, 512), (512, 512, 512, 256, 128)), "bits": 32, "passes": 16},
-        "paper-gru": {
-            "sizes": ((64, 256, 512, 512), (512, 512, 512, 256, 128)),
-            "bits": 32,
-            "passes": 16,
-            "cell": "gru",
-            "frame": "one-shot",
-        },
-        "paper-residual-gru": {
-            "sizes": ((64, 256, 512, 512), (512, 512, 512, 256, 128)),
-            "bits": 32,
-            "passes": 16,
-            "cell": "residual-gru",
-            "frame": "scaled",
-        },
-        "paper-associative": {
-            "sizes": ((64, 256, 512, 512), (512, 512, 512, 256, 128)),
-            "bits": 32,
-            "passes": 16,
-            "cell": "associative",
-            "frame": "one-shot",
-        },
         "compact": {"sizes": ((16, 48, 96, 128), (96, 128, 96, 48, 24)), "bits": 32, "passes": 8, "radius": 2},
         "compact-gru": {
             "sizes": ((16, 48, 96, 128), (96, 128, 96, 48, 24)),

@@ -34,8 +34,8 @@ class Cell(nn.Module):
         self, c_in: int, c_out: int, *, kernel: int = 3, hidden: int = 1, stride: int = 1, up: bool = False
     ) -> None:
         super().__init__()
-        self.c_out, self.place = c_out, {"kernel": kernel, "stride": stride, "up": up}
-        self.input = convolution(c_in, round(self.gates * c_out), **self.place)
+        self.c_out, self.place = c_out, (kernel, stride, up)
+        self.input = convolution(c_in, round(self.gates * c_out), *self.place)
         self.hidden = convolution(c_out, round(self.gates * c_out), hidden)
 
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
@@ -92,7 +92,7 @@ class ResidualGRU(ConvGRU):
 
     def __init__(self, c_in: int, c_out: int, *, hidden: int = 1, **place: int) -> None:
         super().__init__(c_in, c_out, hidden=hidden, **place)  # type: ignore[arg-type]
-        self.skip_input = convolution(c_in, c_out, **self.place)
+        self.skip_input = convolution(c_in, c_out, *self.place)
         self.skip_hidden = convolution(c_out, c_out, hidden)
 
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
@@ -137,7 +137,7 @@ CELLS: dict[str, type[Cell]] = {
 class Recurrent(nn.Sequential):
     """A `nn.Sequential` whose cells remember: (x, memory) -> (y, memory), with None for no memory yet."""
 
-    def forward(self, x: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory]:  # type: ignore[override]
+    def forward(self, x: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory]:
         before, after = iter(memory or []), list[State | None]()
         for layer in self:
             if isinstance(layer, Cell):

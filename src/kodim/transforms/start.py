@@ -83,3 +83,22 @@ def _dct(n: int) -> Tensor:
 def gains(lambdas: Iterable[float]) -> list[float]:
     """Gain that gives each lambda its step: distortion 3 / (2 ln 2 lambda) a coefficient, steps sqrt(12 D)."""
     return [255 / SCALE / math.sqrt(12 * 3 / (2 * math.log(2) * value)) for value in lambdas]
+
+
+def typical_picture(size: int, seed: int = 0) -> Tensor:
+    """(1, 3, size, size) around 0.5: a draw of the process that :func:`dct_start` takes pictures for."""
+    place = torch.arange(size)
+    root = torch.linalg.cholesky(CORRELATION ** (place[:, None] - place[None]).abs().double())
+    noise = torch.randn(3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    planes = (root @ noise @ root.T).float() * COLOUR_VARIANCE.sqrt()[:, None, None]
+    return 0.5 + 0.25 * torch.einsum("eij,ek->kij", planes, COLOURS)[None]
+
+
+def block_basis(size: int) -> Tensor:
+    """The DCT of size x size blocks and three colours, (3 size^2, 3 size^2) orthonormal, largest variance first.
+
+    Columns are pixels in the order of `pixel_unshuffle`: colour, row, column.
+    """
+    block = _dct(size)
+    shapes = _compose(COLOURS[:, :, None, None], torch.einsum("ui,vj->uvij", block, block).flatten(0, 1))
+    return shapes[torch.argsort(_variance(shapes), descending=True)].flatten(1)
