@@ -97,9 +97,12 @@ class Minnen2017(Codec):
             everything = torch.arange(rows * columns)
             canvas.place(everything, code.encoder(lambda x: split(degrade(x) - 0.5)))
             return join(self._code(code, everything, canvas, book), rows) + 0.5
+        tiles = like.new_zeros(b, rows * columns, 3, TILE, TILE)
         for front in fronts(rows, columns, 0):
-            canvas.place(front, as_decoded(self._code(code, front, canvas, book)))
-        return canvas.picture() + 0.5
+            done = self._code(code, front, canvas, book)
+            tiles.index_copy_(1, front.to(like.device), done)
+            canvas.place(front, as_decoded(done))
+        return join(tiles, rows) + 0.5
 
     def _code(self, code: Code, front: Tensor, canvas: Canvas, book: "_Book") -> Tensor:
         """Code the tiles of a front; gives them as (B, n, 3, 32, 32)."""
