@@ -6,7 +6,7 @@ import torch
 
 import kodim
 from kodim.codec import Codec
-from kodim.registry import entries
+from kodim.registry import entries, find
 
 torch.set_num_threads(2)
 
@@ -24,8 +24,9 @@ def photo() -> np.ndarray:
 
 @pytest.fixture(scope="session", params=LEARNED)
 def codec(request: pytest.FixtureRequest) -> Codec:
-    """Every learned codec in its compact preset: shipped weights where there are some, random ones otherwise."""
+    """Every learned codec: its shipped weights, or random ones in its `test` preset (compact where there is none)."""
     if request.param in SHIPPED:
         return kodim.create_codec(request.param)
     torch.manual_seed(1)
-    return kodim.create_codec(request.param, pretrained=False)
+    preset = "test" if "test" in find(request.param).presets else "compact"
+    return kodim.create_codec(request.param, preset=preset, pretrained=False)

@@ -53,7 +53,7 @@ class BlockNet(ExactContext):
         return a
 
     def exact(self, x: Tensor | None, near: Tensor, features: Canvas | None, at: Tensor) -> Tensor:
-        """In integers, for the n blocks at `at` of the canvas of features (for `wide`): (B, n, C) -> (B, n, outputs)."""
+        """In integers, for n blocks: (B, n, C) -> (B, n, outputs); `wide` keeps their features at `at` of a canvas."""
         around, *layers = self._integers()
         a = _dense(near, around)
         if self.inside is not None:

@@ -53,7 +53,7 @@ class Dictionary(PriorModule):
 
     def bits(self, r: Tensor, entry: Tensor) -> Tensor:
         """-log2 of the unit bin around r, of the entries of the same shape."""
-        log_scale = self.log_scale
+        log_scale: Tensor = self.log_scale
         if self.entries > 1:
             log_scale = torch.cat((torch.full_like(log_scale[:, :1], math.log(NOTHING)), log_scale[:, 1:]), 1)
         scale = log_scale.clamp(math.log(0.02), math.log(2 * WIDEST)).exp()
@@ -95,7 +95,7 @@ def tile_costs(y: Tensor, tile: int, costs: Tensor) -> Tensor:
 
     Tiles at the right and lower edges may be partial.
     """
-    b, c, h, w = y.shape
+    h, w = y.shape[2:]
     symbols = (y.detach().round().clamp(-REACH, REACH) + REACH).long()
     symbols = F.pad(symbols + 1, (0, -w % tile, 0, -h % tile))  # 0: no symbol
     costs = torch.cat((torch.zeros_like(costs[:1]), costs))

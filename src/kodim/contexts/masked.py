@@ -8,6 +8,7 @@ position is remembered; each step does only the work of its own positions, in ex
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +89,7 @@ class MaskedStack(ExactContext):
         self.blocks = nn.ModuleList(Masked(width, width, own=True, deep=deep) for _ in range(2 * blocks))
         widths = (width, *tail, outputs) if tail else ()
         self.last = Masked(width, width if tail else outputs, own=True, deep=deep)
-        self.tail = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.tail = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor, side: Tensor, outside: Tensor | float = 0.0) -> Tensor:
         """Volumes (B, D, h, w), side (B, D or 1, width, h or 1, w or 1) -> parameters (B, D, outputs, h, w)."""
@@ -110,7 +111,7 @@ class MaskedStack(ExactContext):
 
     def _matrices(self) -> list[Matrix]:
         masked = [self.first, *self.blocks, self.last]
-        return [*(m.matrix() for m in masked), *(_matrix(m.weight.flatten(1), m.bias) for m in self.tail)]  # type: ignore[union-attr, operator, arg-type]
+        return [*(m.matrix() for m in masked), *(_matrix(m.weight.flatten(1), m.bias) for m in self.tail)]
 
     def code(
         self,

@@ -11,6 +11,7 @@ without parameters of their own; both need only operations that IEEE 754 rounds 
 
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +89,7 @@ class SpatioChannelContext(ExactContext):
         self.segment = nn.Parameter(torch.randn(segments, width) * 0.1)
         self.blocks = nn.ModuleList(Block(width, heads, (self.taps + 1) * segments) for _ in range(layers))
         widths = (width + side, *hidden, outputs)
-        self.join = nn.ModuleList(Dense(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.join = nn.ModuleList(Dense(a, b) for a, b in pairwise(widths))
         if residual:
             nn.init.zeros_(self.join[-1].weight)  # type: ignore[arg-type]
 
@@ -175,7 +176,7 @@ class SpatioChannelContext(ExactContext):
 
     def _matrices(self) -> list[Matrix]:
         layers = [layer for block in self.blocks for layer in (block.qkv, block.out, block.up, block.down)]
-        return [layer.matrix() for layer in (self.embed, *layers, *self.join)]  # type: ignore[union-attr, operator]
+        return [layer.matrix() for layer in (self.embed, *layers, *self.join)]
 
 
 class _Walk:
@@ -192,7 +193,7 @@ class _Walk:
         self.last = known.new_zeros(len(known), cells, net.part)  # values decoded last at each position
         self.inside = torch.zeros(cells, dtype=torch.bool, device=known.device)
         self.inside[self.place] = True
-        self.biases = [_round(block.bias.detach().double() * 2**LOGIT_BITS) for block in net.blocks]  # type: ignore[union-attr, operator]
+        self.biases = [_round(block.bias.detach().double() * 2**LOGIT_BITS) for block in net.blocks]
         self.segment = to_grid(net.segment.detach())
 
     def parameters(self, front: Tensor, s: int) -> Tensor:
@@ -224,7 +225,8 @@ class _Walk:
         product = torch.einsum("bnhd,bnkhd->bnhk", q.unflatten(2, (net.heads, -1)), k)
         logits = _round(product * (k.shape[4] ** -0.5 * 2.0 ** (LOGIT_BITS - 2 * ACTIVATION_BITS)))
         logits = logits + bias[:, : seen.shape[1]]
-        below = (logits - logits.masked_fill(~seen[:, None], -(2.0**40)).amax(3, keepdim=True)).clamp(-30 * 2**LOGIT_BITS, 0)
+        peak = logits.masked_fill(~seen[:, None], -(2.0**40)).amax(3, keepdim=True)
+        below = (logits - peak).clamp(-30 * 2**LOGIT_BITS, 0)
         weights = _round(exact_exp2(below * 2.0**-LOGIT_BITS, False).double() * 2.0**EXP_BITS) * seen[:, None]
         mixed = torch.einsum("bnhk,bnkhd->bnhd", weights, v)
         return _round(mixed / weights.sum(3)[..., None]).flatten(2)

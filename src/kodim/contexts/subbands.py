@@ -45,9 +45,7 @@ class BandMemory(nn.Module):
     def climb(self, states: States) -> States:
         """The states at twice the resolution."""
         n = len(states)
-        return [
-            (self._run(self.grow[i], h), self._run(self.grow[n + i], c)) for i, (h, c) in enumerate(states)
-        ]
+        return [(self._run(self.grow[i], h), self._run(self.grow[n + i], c)) for i, (h, c) in enumerate(states)]
 
     def _run(self, layer: nn.Module, x: Tensor) -> Tensor:
         return layer(x) if self.training else _exact_layer(layer, to_grid(x)) * UNIT

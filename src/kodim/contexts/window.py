@@ -105,6 +105,6 @@ def _window_matrix(layer: nn.Conv2d, side: int) -> Matrix:
     """A convolution of (C, side, side) windows as one integer matrix, (C side^2, out side'^2)."""
     unit = torch.eye(layer.in_channels * side**2, dtype=torch.float64, device=layer.weight.device)
     weight = _fixed(layer.weight, WEIGHT_BITS) * 2.0**-WEIGHT_BITS
-    rows = F.conv2d(unit.view(-1, layer.in_channels, side, side), weight, None, layer.stride, layer.padding)  # type: ignore[arg-type]
+    rows = F.conv2d(unit.view(-1, layer.in_channels, side, side), weight, None, layer.stride, layer.padding)
     bias = torch.zeros(layer.out_channels, device=unit.device) if layer.bias is None else layer.bias
     return _matrix(rows.flatten(1).T, bias.repeat_interleave(rows[0, 0].numel()))

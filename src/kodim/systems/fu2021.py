@@ -126,7 +126,7 @@ class Fu2021(Minnen2018):
             scale, mean = parameters.chunk(2, 1)
             return self.y_prior(SCALE_START + SCALE_UNIT * scale, mean)
         scale, mean, logits = parameters.unflatten(1, (3, self.components, -1)).unbind(1)
-        return self.y_prior(logits, mean, SCALE_START + SCALE_UNIT * scale)  # type: ignore[arg-type]
+        return self.y_prior(logits, mean, SCALE_START + SCALE_UNIT * scale)
 
 
 class Context(RasterContext):
@@ -165,4 +165,5 @@ class Context(RasterContext):
         scale, mean = side.chunk(2, dim)
         offsets = [OCTAVE * (k - (self.components - 1) / 2) for k in range(self.components)]
         scales = [scale + round(1024 * offset) / 1024 * unit for offset in offsets]
-        return torch.cat((*scales, *[mean] * self.components, *[torch.zeros_like(mean)] * self.components), dim) + change
+        logits = [torch.zeros_like(mean)] * self.components
+        return torch.cat((*scales, *[mean] * self.components, *logits), dim) + change

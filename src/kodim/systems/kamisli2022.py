@@ -93,13 +93,15 @@ class Kamisli2022(Codec):
         for net in (self.analysis, self.synthesis):
             net.around.weight.zero_()
             for layer in (net.inside, *net.layers):
-                nn.init.zeros_(layer.bias)  # type: ignore[union-attr, arg-type]
-                nn.init.dirac_(layer.weight)  # type: ignore[union-attr, arg-type]
-        basis = block_basis(self.block)
-        kept = min(len(basis), self.analysis.inside.out_channels)  # type: ignore[union-attr]
-        self.analysis.inside.weight.zero_()[:kept, :, 0, 0] = SCALE * basis[:kept]  # type: ignore[union-attr]
-        self.synthesis.layers[-1].weight.zero_()[:, :kept, 0, 0] = basis[:kept].T / SCALE  # type: ignore[union-attr, operator, index]
-        self.hyper.layers[-1].weight.mul_(0.1)  # type: ignore[union-attr, operator]
+                nn.init.zeros_(layer.bias)
+                nn.init.dirac_(layer.weight)
+        basis, enter, leave = block_basis(self.block), self.analysis.inside, self.synthesis.layers[-1]
+        assert isinstance(enter, nn.Conv2d)
+        assert isinstance(leave, nn.Conv2d)
+        kept = basis[: leave.in_channels]
+        enter.weight.zero_()[: len(kept), :, 0, 0] = SCALE * kept
+        leave.weight.zero_()[:, : len(kept), 0, 0] = kept.T / SCALE
+        self.hyper.layers[-1].weight.mul_(0.1)
 
     def program(self, code: Code) -> Tensor:
         if not self.training:

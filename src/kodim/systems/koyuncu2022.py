@@ -107,8 +107,9 @@ class Koyuncu2022(Minnen2018):
         )  # fmt: skip
         act = nn.LeakyReLU
         self.hyper_analysis = nn.Sequential(
-            down(n, n, 3, 1), act(), down(n, n, 3, 1), act(), down(n, n, 3), act(), down(n, n, 3, 1), act(), down(n, n, 3)
-        )
+            down(n, n, 3, 1), act(), down(n, n, 3, 1), act(), down(n, n, 3), act(), down(n, n, 3, 1), act(),
+            down(n, n, 3),
+        )  # fmt: skip
         self.hyper_synthesis = ExactSequential(
             down(n, n, 3, 1), act(), up(n, n, 3), act(), down(n, n, 3, 1), act(), up(n, n * 3 // 2, 3), act(),
             down(n * 3 // 2, 2 * n, 3, 1),
@@ -125,4 +126,4 @@ class Koyuncu2022(Minnen2018):
             scale, mean = parameters.chunk(2, 1)
             return self.y_prior(SCALE_START + SCALE_UNIT * scale, mean)
         scale, mean, logits = parameters.unflatten(1, (3, self.mixtures, -1)).unbind(1)
-        return self.y_prior(logits, mean, SCALE_START + SCALE_UNIT * scale)  # type: ignore[arg-type]
+        return self.y_prior(logits, mean, SCALE_START + SCALE_UNIT * scale)

@@ -101,7 +101,7 @@ class Lee2019(Minnen2018):
             last = nn.Conv2d(s2, m + rest, 3, padding=1)
             self.hyper_synthesis = ExactSequential(up(n, s1), nn.LeakyReLU(), up(s1, s2), nn.LeakyReLU(), last)
         self.context = WindowContext(m, 2 * m if residual else m, context, 2 * m, residual=residual)
-        self.y_prior = OffsetPrior("gaussian")  # type: ignore[assignment]
+        self.y_prior = OffsetPrior("gaussian")
         if rest:
             self.rest_prior = ScalePrior("gaussian")
 
@@ -118,4 +118,4 @@ class Lee2019(Minnen2018):
 
     def _bind(self, parameters: Tensor) -> Offset:
         scale, mean = parameters.chunk(2, 1)
-        return self.y_prior(SCALE_START + SCALE_UNIT * scale, mean)  # type: ignore[return-value]
+        return self.y_prior(SCALE_START + SCALE_UNIT * scale, mean)

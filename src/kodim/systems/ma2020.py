@@ -65,10 +65,34 @@ class Ma2020(Codec):
         },
     }
     presets = {
-        "paper": {"lift": 16, "width": 128, "blocks": 2, "memory": (32, 32, 1), "repair": (64, 6), "mixtures": 3, "levels": 1},
-        "compact": {"lift": 16, "width": 24, "blocks": 1, "memory": (16,), "repair": (16, 2), "mixtures": 1, "levels": 8},
-        "lossless": {"lift": 16, "width": 24, "blocks": 1, "memory": (16,), "repair": None, "mixtures": 1, "levels": 1},
-    }  # fmt: skip
+        "paper": {
+            "lift": 16,
+            "width": 128,
+            "blocks": 2,
+            "memory": (32, 32, 1),
+            "repair": (64, 6),
+            "mixtures": 3,
+            "levels": 1,
+        },
+        "compact": {
+            "lift": 16,
+            "width": 24,
+            "blocks": 1,
+            "memory": (16,),
+            "repair": (16, 2),
+            "mixtures": 1,
+            "levels": 8,
+        },
+        "lossless": {
+            "lift": 16,
+            "width": 24,
+            "blocks": 1,
+            "memory": (16,),
+            "repair": None,
+            "mixtures": 1,
+            "levels": 1,
+        },
+    }
     stride = 16
     refinable = False
 
@@ -111,7 +135,7 @@ class Ma2020(Codec):
             seen = (shown.flatten(0, 1) / STEP).clamp(-64, 64)
             states = self.memory.see(seen, self.memory.start(seen) if states is None else states)
             states = states if k == 1 else self.memory.climb(states)
-            shown = self._code(code, k, states[-1][0], (h, w), lambda h=h, w=w: _details(bands, h, w))  # type: ignore[misc]
+            shown = self._code(code, k, states[-1][0], (h, w), lambda h=h, w=w: _details(bands, h, w))
             top = torch.cat((out, shown[:, :, 0]), 3)
             out = torch.cat((top, torch.cat((shown[:, :, 1], shown[:, :, 2]), 3)), 2)
             h, w = 2 * h, 2 * w
@@ -143,9 +167,9 @@ class Ma2020(Codec):
         """Parameters (B, V, n, P) -> prior (B, V, n, 1)."""
         if self.mixtures == 1:
             scale, mean = parameters.split(1, 3)
-            return self.y_prior(SCALE_START + SCALE_UNIT * scale, STEP * mean)  # type: ignore[return-value]
+            return self.y_prior(SCALE_START + SCALE_UNIT * scale, STEP * mean)
         scale, mean, logits = parameters.unsqueeze(4).permute(0, 3, 1, 2, 4).chunk(3, 1)
-        return self.y_prior(logits, STEP * mean, SCALE_START + SCALE_UNIT * scale)  # type: ignore[return-value, call-arg, arg-type]
+        return self.y_prior(logits, STEP * mean, SCALE_START + SCALE_UNIT * scale)
 
     def _analyse(self, x: Tensor, level: Tensor) -> Tensor:
         """Pixels -> subbands (B, 3, H, W), in steps."""

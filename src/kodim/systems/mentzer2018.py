@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from ..codec import Codec, Output
 from ..coding.exact_blocks import ExactLevels
-from ..coding.mixtures import Categories, CategoricalPrior
+from ..coding.mixtures import CategoricalPrior, Categories
 from ..coding.sites import BoundPrior, Code
 from ..coding.tables import Distributions
 from ..contexts.masked import MaskedStack

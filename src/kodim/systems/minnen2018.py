@@ -66,17 +66,16 @@ class Minnen2018(Codec):
         self.synthesis = synthesis(*shape, gdn_first=False)
         if levels > 1:
             dct_start(self.analysis, self.synthesis)
+        act = nn.ReLU if magnitudes else nn.LeakyReLU  # compact starts as balle2018 with a mean of zero
         self.gain = Gain(m, levels, *gains(self.lambdas))
         self.hyper_analysis = nn.Sequential(
             nn.Conv2d(2 * m if magnitudes else m, n, 3, padding=1),
-            nn.LeakyReLU(),
+            act(),
             down(n, n),
-            nn.LeakyReLU(),
+            act(),
             down(n, n),
         )
-        self.hyper_synthesis = ExactSequential(
-            up(n, s1), nn.LeakyReLU(), up(s1, s2), nn.LeakyReLU(), nn.Conv2d(s2, 2 * m, 3, padding=1)
-        )
+        self.hyper_synthesis = ExactSequential(up(n, s1), act(), up(s1, s2), act(), nn.Conv2d(s2, 2 * m, 3, padding=1))
         self.z_prior = FactorizedPrior(n, levels)
         self.y_prior = ScalePrior("gaussian")
 

@@ -46,8 +46,8 @@ class Step(nn.Module):
         padded = F.pad(v, (0, 0, 1, 1), mode="replicate")
         taps = _fixed(self.taps, WEIGHT_BITS).flatten()
         rows = v.shape[2]
-        f = sum(padded[:, :, i : i + rows] * taps[i] for i in range(3)) * 2.0**-WEIGHT_BITS  # exact
-        first = a = _exact_layer(self.enter, to_grid(f / AMPLITUDE))  # type: ignore[operator]
+        f = torch.stack([padded[:, :, i : i + rows] * taps[i] for i in range(3)]).sum(0) * 2.0**-WEIGHT_BITS  # exact
+        first = a = _exact_layer(self.enter, to_grid(f / AMPLITUDE))
         for layer in self.inner:
             a = _exact_layer(layer, a.clamp(-unit, unit))
         p = _exact_layer(self.leave, a + first)

@@ -5,31 +5,32 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..coding.exact import ExactSequential
+from .pyramid import down  # a convolution that preserves the variance: of shrinking ones the latents round to zero
 
 
 def shuffle_down(c_in: int, width: int, hidden: int, c_out: int) -> nn.Sequential:
     """(B, c_in, h, w) -> (B, c_out, h/2, w/2): a 3x3 layer to `width`, space to depth, a network of 1x1 layers."""
     return nn.Sequential(
-        nn.Conv2d(c_in, width, 3, padding=1),
+        down(c_in, width, 3, 1),
         nn.PixelUnshuffle(2),
-        nn.Conv2d(4 * width, hidden, 1),
+        down(4 * width, hidden, 1, 1),
         nn.ReLU(),
-        nn.Conv2d(hidden, hidden, 1),
+        down(hidden, hidden, 1, 1),
         nn.ReLU(),
-        nn.Conv2d(hidden, c_out, 1),
+        down(hidden, c_out, 1, 1),
     )
 
 
 def shuffle_up(c_in: int, hidden: int, width: int, c_out: int) -> ExactSequential:
     """The mirror of :func:`shuffle_down`, exact outside training: (B, c_in, h, w) -> (B, c_out, 2 h, 2 w)."""
     return ExactSequential(
-        nn.Conv2d(c_in, hidden, 1),
-        nn.Conv2d(hidden, hidden, 1),
+        down(c_in, hidden, 1, 1),
+        down(hidden, hidden, 1, 1),
         nn.ReLU(),
-        nn.Conv2d(hidden, 4 * width, 1),
+        down(hidden, 4 * width, 1, 1),
         nn.ReLU(),
         nn.PixelShuffle(2),
-        nn.Conv2d(width, c_out, 3, padding=1),
+        down(width, c_out, 3, 1),
     )
 
 

@@ -53,10 +53,6 @@ class Canvas:
         found[..., TILE:, TILE:] = 0
         return found
 
-    def picture(self) -> Tensor:
-        """(B, 3, H, W) centred pixels."""
-        return self.values[:, :3, TILE:, TILE:]
-
     def _corners(self, front: Tensor) -> list[tuple[int, int]]:
         return [(TILE * (i // self.columns), TILE * (i % self.columns)) for i in front.tolist()]
 
