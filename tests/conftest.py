@@ -1,5 +1,7 @@
 """Pictures and codecs that several test files share."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ import kodim
 from kodim.codec import Codec
 from kodim.registry import entries, find
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 LEARNED = [e.slug for e in entries(kind="learned")]
 SHIPPED = [e.slug for e in entries(kind="learned") if "compact" in e.weights]

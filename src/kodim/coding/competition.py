@@ -70,7 +70,10 @@ class CurveDictionary(FactorizedPrior):
         self.count, self.each = count, channels
 
     def bind(self, level: Tensor, gain: Tensor) -> Bind:
-        return lambda number: _Curves(self, number * self.each + torch.arange(self.each).view(1, -1, 1, 1))
+        def prior(number: Tensor) -> BoundPrior:
+            return _Curves(self, number * self.each + torch.arange(self.each, device=number.device).view(1, -1, 1, 1))
+
+        return prior
 
     def logits(self, x: Tensor) -> Tensor:
         """As its parent's for all densities, a few at a time."""

@@ -105,13 +105,11 @@ class MaskedStack(ExactContext):
             a = layer(F.relu(a))
         return a.unflatten(0, (b, d))
 
-    def walk(self, shape: Shape, side: Tensor, outside: Tensor) -> "Walk":
-        """The same for coding, position by position, as far as they are known; side (B, D h w or 1, width) integers."""
-        return Walk(self, shape, side, outside)
-
     def _matrices(self) -> list[Matrix]:
-        masked = [self.first, *self.blocks, self.last]
-        return [*(m.matrix() for m in masked), *(_matrix(m.weight.flatten(1), m.bias) for m in self.tail)]
+        layers = [self.first, *self.blocks, self.last, *self.tail]
+        masked = [m.matrix() for m in layers if isinstance(m, Masked)]
+        tail = [_matrix(m.weight.flatten(1), m.bias) for m in layers if isinstance(m, nn.Conv2d)]  # type: ignore[arg-type]
+        return masked + tail
 
     def code(
         self,
@@ -160,7 +158,7 @@ class MaskedStack(ExactContext):
 
 
 class Walk:
-    """A stack on its way through volumes of one shape."""
+    """A stack on its way through volumes of one shape; side (B, D h w or 1, width) and outside are integers."""
 
     def __init__(self, net: MaskedStack, shape: Shape, side: Tensor, outside: Tensor) -> None:
         self.net, self.shape, self.side = net, shape, side

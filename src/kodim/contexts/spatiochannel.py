@@ -193,7 +193,8 @@ class _Walk:
         self.last = known.new_zeros(len(known), cells, net.part)  # values decoded last at each position
         self.inside = torch.zeros(cells, dtype=torch.bool, device=known.device)
         self.inside[self.place] = True
-        self.biases = [_round(block.bias.detach().double() * 2**LOGIT_BITS) for block in net.blocks]
+        biases = [block.bias for block in net.blocks if isinstance(block, Block)]
+        self.biases = [_round(bias.detach().double() * 2**LOGIT_BITS) for bias in biases]
         self.segment = to_grid(net.segment.detach())
 
     def parameters(self, front: Tensor, s: int) -> Tensor:

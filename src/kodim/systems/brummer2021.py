@@ -43,7 +43,7 @@ class Brummer2021(Codec):
         "arxiv": "2111.09172",
         "aliases": ["manypriors"],
         "improves": "balle2017",
-        "place": "No hyper network and no context: decoding a probability is a look-up, for bits near a hyper-prior's.",
+        "place": "No hyper network and no context between its sites: the decoder's probabilities are looked up.",
         "taxonomy": {
             "network": "VAE (CNN with GDN)",
             "unit": "full image",

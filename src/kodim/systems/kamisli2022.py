@@ -101,7 +101,7 @@ class Kamisli2022(Codec):
         kept = basis[: leave.in_channels]
         enter.weight.zero_()[: len(kept), :, 0, 0] = SCALE * kept
         leave.weight.zero_()[:, : len(kept), 0, 0] = kept.T / SCALE
-        self.hyper.layers[-1].weight.mul_(0.1)
+        self.hyper.layers[-1].weight.mul_(0.1)  # type: ignore[operator]
 
     def program(self, code: Code) -> Tensor:
         if not self.training:

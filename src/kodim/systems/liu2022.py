@@ -36,7 +36,7 @@ class Liu2022(Minnen2018):
         "arxiv": None,
         "aliases": ["perception-metric"],
         "improves": "minnen2018",
-        "place": "Trained for a perceptual distance too: its gain is in that, not in PSNR, where minnen2018 leads.",
+        "place": "minnen2018, trained for a perceptual distance too: PSNR does not show what it gains.",
         "taxonomy": {
             "network": "VAE (CNN with GDN)",
             "unit": "full image",

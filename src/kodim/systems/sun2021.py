@@ -77,4 +77,4 @@ class Sun2021(Minnen2018):
         """Gains (B, M, 1, 1) at a level (B,), from natural logarithms (levels, M)."""
         if self.training:
             return (self.gain if log_gain is self.gain.log_gain else self.gain.inverse)(level)
-        return exact_exp2(exact_interpolation(log_gain / math.log(2), level), False)
+        return exact_exp2(exact_interpolation(log_gain.double() / math.log(2), level), False)
