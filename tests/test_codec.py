@@ -19,7 +19,7 @@ from kodim.errors import BadRequest, CorruptFile, DriftError, KodimError, Missin
 from kodim.learned import LearnedCodec, decode_kdm, to_pixels, to_tensor
 from kodim.picture import Picture, load
 
-SIZES = [(1, 1), (1, 500), (500, 1), (67, 93), (64, 64), (130, 70)]
+CASES = [((1, 1), 41.7), ((1, 300), 100.0), ((300, 1), 0.0), ((67, 93), 41.7), ((64, 64), 0.0), ((130, 70), 100.0)]
 
 
 def crop(photo: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -27,8 +27,7 @@ def crop(photo: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(np.tile(photo, reps)[:height, :width])
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("quality", [0.0, 41.7, 100.0])
+@pytest.mark.parametrize(("size", "quality"), CASES)
 def test_decoder_rebuilds_the_encoders_picture(codec: Codec, photo, size, quality) -> None:
     x = to_tensor(crop(photo, *size))
     stream, x_hat = codec.compress(x, quality)
@@ -37,14 +36,14 @@ def test_decoder_rebuilds_the_encoders_picture(codec: Codec, photo, size, qualit
     assert torch.equal(codec(x, quality).x_hat, x_hat)
 
 
-@pytest.mark.parametrize("quality", [0.0, 33.3, 70.0, 100.0])
+@pytest.mark.parametrize("quality", [33.3, 100.0])
 def test_estimate_is_the_size_of_the_stream(codec: Codec, photo, quality) -> None:
-    x = to_tensor(photo)
+    x = to_tensor(photo[:192])
     out = codec(x, quality)
     bits = float(sum(b.sum() for b in out.bits.values()))
     stream, _ = codec.compress(x, quality)
     assert abs(8 * len(stream.data) - bits) <= 0.001 * bits + 64
-    assert float(out.bpp[0]) == pytest.approx(bits / (photo.shape[0] * photo.shape[1]), rel=1e-5)
+    assert float(out.bpp[0]) == pytest.approx(bits / x[0, 0].numel(), rel=1e-5)
 
 
 def test_a_batch_is_coded_as_its_pictures_alone(codec: Codec, photo) -> None:
