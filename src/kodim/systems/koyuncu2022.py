@@ -37,6 +37,8 @@ from .minnen2018 import Minnen2018
 class Koyuncu2022(Minnen2018):
     """Contextformer of 2203.02452; y (B, M, H/16, W/16) and z (B, N, H/64, W/64)."""
 
+    refinable = False  # its training pass sees another latent than its coding pass
+
     info = {
         "slug": "koyuncu2022",
         "title": "Contextformer",

@@ -131,7 +131,7 @@ def _pack(tensors: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
 
     packed = {}
     for name, value in tensors.items():
-        if value.ndim == 4 and value.numel() > SMALL and value[0, 0].numel() > 1:  # a scale for one weight saves nothing
+        if value.ndim == 4 and value.numel() > SMALL and value[0, 0].numel() > 1:  # one weight needs no scale
             peak = value.abs().amax((2, 3)).half()
             scale = peak.float().clamp_min(1e-12)[:, :, None, None] / 127
             packed[name] = torch.round(value / scale).clamp(-127, 127).to(torch.int8)
