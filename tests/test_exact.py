@@ -70,3 +70,11 @@ def test_sums_beyond_two_to_the_53_are_refused() -> None:
 def test_unknown_layers_are_refused() -> None:
     with pytest.raises(TypeError, match="Tanh"):
         ExactSequential(nn.Tanh()).eval()(torch.zeros(1, 1, 2, 2))
+
+
+def test_a_slice_is_exact_too() -> None:
+    torch.manual_seed(0)
+    net = ExactSequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    x = torch.randn(1, 3, 5, 5)
+    assert torch.equal(net[1:](net[:1](x)), net(x))
+    assert not net[:2].training

@@ -10,7 +10,6 @@ from kodim.errors import KodimError
 from kodim.learned import to_tensor
 
 
-@pytest.mark.filterwarnings("ignore:TF32")
 @pytest.mark.parametrize("quality", [12.5, 80])
 def test_every_codec_decodes_alike_in_every_setting(codec: Codec, photo, quality: float) -> None:
     x = to_tensor(photo[:100, :150])

@@ -9,6 +9,7 @@ environment variables, and `benchmarks/exactness.py` starts those processes.
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -65,8 +66,10 @@ def _threads(codec: Codec, count: int) -> Iterator[Codec]:
 
 @contextmanager
 def _without_onednn(codec: Codec) -> Iterator[Codec]:
-    with torch.backends.mkldnn.flags(enabled=False):
-        yield codec
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch speaks of TensorFloat-32 on other people's GPUs
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield codec
 
 
 @contextmanager

@@ -39,6 +39,12 @@ class ExactSequential(nn.Sequential):
             out = a * 2.0**-ACTIVATION_BITS
             return out if x.dtype == torch.float64 else out.float()  # 21 bits: exact in float32 too
 
+    def __getitem__(self, index: slice | int) -> nn.Module:
+        part = super().__getitem__(index)
+        if isinstance(index, slice):
+            part.training = self.training  # a slice is a new module, and new modules are training: in floats
+        return part
+
 
 def _round(x: Tensor) -> Tensor:
     """Round half up: one definition for negative numbers, the same everywhere."""
