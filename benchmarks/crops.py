@@ -1,7 +1,7 @@
 """Crops side by side at equal size, for the eye: `python benchmarks/crops.py [OUT_FOLDER]`, default docs/images.
 
-Photographs of scikit-image at 0.15, 0.3 and 0.6 bits per pixel, one sheet each: kodim with one pass, kodim with
-effort 5, and AVIF, WebP and JPEG, every codec asked for the same size. Writes crops-<name>.webp.
+Photographs of scikit-image at 0.15, 0.3 and 0.6 bits per pixel, one sheet each: kodim (one pass) beside HEIC, AVIF,
+WebP and JPEG, every codec asked for the same size. Writes crops-<name>.webp.
 """
 
 import sys
@@ -15,7 +15,7 @@ from kodim.metrics import psnr
 from kodim.picture import Picture, load
 
 RATES = (0.15, 0.3, 0.6)
-COLUMNS = (("kodim", None), ("kodim", 5), ("avif", None), ("webp", None), ("jpeg-420", None))
+COLUMNS = ("kodim", "heic", "avif", "webp", "jpeg-420")
 DETAILS = {  # name -> left and top of the detail
     "astronaut": (150, 60),
     "coffee": (210, 120),
@@ -32,13 +32,12 @@ def sheet(photo: Picture, corner: tuple[int, int]) -> Image.Image:
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=15)
     for row, wanted in enumerate(RATES):
         cells = [(photo.image(), f"original\n{8 * 3} bpp")]
-        for slug, effort in COLUMNS:
+        for slug in COLUMNS:
             codec = registry.get(slug)
-            found = rate.compress_to(codec, photo, bpp=wanted, effort=effort)
+            found = rate.compress_to(codec, photo, bpp=wanted)
             decoded = codec.decode(found.data)
-            name = slug if effort is None else f"{slug} effort {effort}"
             note = "" if found.status == "met" else " (its least)"
-            label = f"{name}\n{found.bpp:.3f} bpp{note}  {psnr(photo.pixels, decoded.pixels):.2f} dB"
+            label = f"{slug}\n{found.bpp:.3f} bpp{note}  {psnr(photo.pixels, decoded.pixels):.2f} dB"
             cells.append((decoded.image(), label))
         for column, (image, label) in enumerate(cells):
             at = (MARGIN + column * step[0], MARGIN + row * step[1])
