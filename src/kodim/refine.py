@@ -26,7 +26,7 @@ from .progress import report
 if TYPE_CHECKING:
     from .codec import Codec
 
-LEARNING_RATE = 0.08  # of the nudges, in quantiser steps
+TRAVEL, LARGEST_RATE = 0.25, 0.06  # how far a nudge can go in all, and in one step of Adam, in quantiser steps
 WINDOW, MARGIN = 1024, 64  # pixels that are searched at a time, and what is seen around them
 HOT, COLD = 0.5, 0.05  # temperatures of the soft rounding: first almost linear, at the end a staircase
 
@@ -66,6 +66,8 @@ def _search(
 ) -> list[Tensor]:
     nudges: list[Tensor] = []
     encoded: list[Tensor] = []
+    # Long searches in long strides learn to live off values between the integers, which are gone in the end.
+    rate = min(LARGEST_RATE, TRAVEL / steps)
     with _differentiable(codec), torch.enable_grad():
         optimiser: torch.optim.Optimizer | None = None
         for step in range(steps):
@@ -75,9 +77,9 @@ def _search(
             if len(encoded) > 1:  # looks at the picture again, with what was decoded in mind: no list of nudges fits
                 return []
             if optimiser is None:
-                optimiser = torch.optim.Adam(nudges, lr=LEARNING_RATE, betas=(0.9, 0.99))
+                optimiser = torch.optim.Adam(nudges, lr=rate, betas=(0.9, 0.99))
             for group in optimiser.param_groups:
-                group["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * share))
+                group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * share))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
