@@ -1,6 +1,7 @@
 """Pictures and codecs that several test files share."""
 
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -9,6 +10,10 @@ import torch
 import kodim
 from kodim.codec import Codec
 from kodim.registry import entries, find
+
+# A suite started in the background of a shell inherits an ignored SIGINT, and so would the programs it interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 

@@ -26,7 +26,7 @@ from kodim.cli import main
 
 COMMANDS = (
     *("compress", "decompress", "info", "codecs", "evaluate", "compare", "leaderboard", "datasets", "train"),
-    "import-compressai",
+    *("restore", "import-compressai"),
 )
 HAS_WEIGHTS = "compact" in registry.find(registry.DEFAULT_CODEC).weights
 needs_weights = pytest.mark.skipif(

@@ -220,9 +220,11 @@ class Codec(nn.Module, ABC):
         """What training minimises, `loss`, and further terms for its log (scalars)."""
         mse = (out.x_hat.float() - x).square().mean((1, 2, 3)) * 255**2
         weight = self.distortion_weight(level)
-        # Cheap pictures count as much as dear ones: a percent of their bits is a percent of the loss.
-        balance = (weight * math.prod(self.lambdas) ** -0.5) ** -0.5
-        return {"loss": (balance * (out.bpp + weight * mse)).mean(), "mse": mse.mean()}
+        return {"loss": (self.balance(level) * (out.bpp + weight * mse)).mean(), "mse": mse.mean()}
+
+    def balance(self, level: Tensor) -> Tensor:
+        """Weight of each picture (B,) in the loss: cheap ones count as much as dear ones, percent for percent."""
+        return (self.distortion_weight(level) * math.prod(self.lambdas) ** -0.5) ** -0.5
 
     def distortion_weight(self, level: Tensor) -> Tensor:
         """lambda of each picture, log-linear in its level (B,)."""

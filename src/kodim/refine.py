@@ -8,7 +8,7 @@ every site, in units of the quantiser's step, so it works for any codec that is 
 While searching, a value is rounded softly, ever more decidedly: the annealing of Y. Yang, R. Bamler, S. Mandt,
 "Improving Inference for Neural Image Compression" (NeurIPS 2020, arXiv 2006.04240, section 3.2), with its mean
 instead of its Gumbel draw. The draw is the better explorer over thousands of steps; over tens of steps it
-mostly adds noise (`benchmarks/effort.py`).
+mostly adds noise (`docs/decisions.md`).
 """
 
 import math

@@ -59,7 +59,7 @@ class Kodim(Codec):
         "test": {"latents": 256, "blocks": (1, 1), "context": 32, "hyper": (32, 16), "levels": 3},
     }
     lambdas = (0.0004, 0.5)
-    thrift = 0.0  # its latents are priced well enough already (benchmarks/effort.py)
+    thrift = 0.0  # its latents are priced well enough already (docs/decisions.md)
 
     def __init__(
         self, latents: int, blocks: tuple[int, int], context: int, hyper: tuple[int, int], levels: int

@@ -15,7 +15,6 @@ Laplacian pyramid, a model of early vision fitted to ratings (Laparra et al. 201
 from a checkpoint of `minnen2018`, and compare at equal bits: at equal lambda its rate differs.
 """
 
-import math
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -78,7 +77,6 @@ class Liu2022(Minnen2018):
         if self.beta:
             weight = self.distortion_weight(level)
             distance = self.distance(x, out.x_hat)
-            balance = (weight * math.prod(self.lambdas) ** -0.5) ** -0.5
-            terms["loss"] = terms["loss"] + (balance * weight * self.beta * distance).mean()
+            terms["loss"] = terms["loss"] + (self.balance(level) * weight * self.beta * distance).mean()
             terms["perception"] = distance.mean()
         return terms

@@ -21,7 +21,6 @@ stages of the pyramid of `minnen2018`, whose weights it may start from, and a ga
 and a vector in the context model for each of its rates.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -138,9 +137,8 @@ class Mentzer2018(Codec):
         target = low * (high / low) ** (level / max(self.levels - 1, 1))
         mse = (out.x_hat.float() - x).square().mean((1, 2, 3)) * 255**2
         weight = self.distortion_weight(level)
-        balance = (weight * math.prod(self.lambdas) ** -0.5) ** -0.5
         excess = (out.bpp - target).clamp_min(0)
-        loss = (balance * (DEAR * excess + weight * mse)).mean()
+        loss = (self.balance(level) * (DEAR * excess + weight * mse)).mean()
         return {"loss": loss, "mse": mse.mean(), "excess": excess.mean()}
 
 
