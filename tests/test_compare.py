@@ -23,7 +23,7 @@ from torch import nn
 import kodim
 from kodim.bench import curves, published
 from kodim.bench.compare import Study
-from kodim.bench.complexity import bit_map, complexity
+from kodim.bench.complexity import bit_map, complexity, stream_map
 from kodim.bench.gallery import quality_for
 from kodim.bench.journal import Journal
 from kodim.bench.work import run as run_tasks
@@ -313,6 +313,21 @@ def test_the_bit_map_holds_the_bits_of_the_estimate(slug: str) -> None:
     assert found.sum() == pytest.approx(sum(float(b) for b in bits.values()), rel=1e-4)
     assert found.std() > 0
     assert "program" not in vars(codec)  # nobody listens any more
+
+
+@pytest.mark.parametrize("slug", ["kodim", "lee2019", "koyuncu2022", "brummer2021", "johnston2018", "minnen2017"])
+def test_the_map_of_a_stream_needs_no_original(slug: str) -> None:
+    codec = kodim.create_codec(slug, pretrained=False).eval()
+    codec.freeze()
+    # On the left there is nothing to tell.
+    x = torch.from_numpy(skimage.data.astronaut()[64:192, 64:192].copy()).permute(2, 0, 1)[None] / 255
+    x[..., :64] = 0.5
+    stream, _ = codec.compress(x, 70.0)
+    found = stream_map(codec, stream, (128, 128), 70.0)
+    assert found.shape == (128, 128)
+    assert np.allclose(found, bit_map(codec, x, 70.0), rtol=0.01, atol=1e-3)
+    assert found.sum() == pytest.approx(8 * len(stream.data), rel=0.02, abs=96 * max(codec.passes, 1))
+    assert found[:, 64:].std() > 0
 
 
 def test_quality_for_a_rate_lies_on_the_codecs_own_curve() -> None:

@@ -1,5 +1,6 @@
 """Learned codecs at the level of files: a :class:`Picture` in, the bytes of a .kdm file out, and back."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,12 @@ from . import container, weights
 from .errors import BadRequest, CorruptFile, KodimError, MissingWeights
 from .picture import MAX_PIXELS, Picture, pack_alpha, unpack_alpha
 from .registry import Entry, create, find, weights_file
-from .tiles import layout
+from .tiles import Span, layout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .codec import Codec
+    from .codec import Codec, Stream
 
 # Encoder effort 1..9 -> steps of the search for better symbols (kodim.refine), each of which takes about three
 # decodes. Effort 2 rounds with an eye on the rate instead (quantizers.rounding) where that pays.
@@ -124,7 +125,15 @@ def decode_kdm(
         UnsupportedImage: more than `max_pixels`.
     """
     file = container.parse(data, partial=partial, max_pixels=max_pixels)
-    header = file.header
+    return _decode(file, codec_of(file.header, given))
+
+
+def codec_of(header: container.Header, given: str | Path | None = None) -> "Codec":
+    """The network that a file's header names, with the very weights that wrote it; `given` as in `decode_kdm`.
+
+    Raises:
+        MissingWeights: it is not here.
+    """
     try:
         entry = find(header.codec)
     except KodimError:
@@ -133,10 +142,26 @@ def decode_kdm(
         raise MissingWeights(f"written by {header.codec} {header.preset!r}, a preset this version does not know")
     path = weights.find(entry.slug, header.preset, header.weights, None if given is None else Path(given))
     shipped = path == weights_file(entry.slug, header.preset)
-    return _decode(file, _load(entry.slug, header.preset, None if shipped else path))
+    return _load(entry.slug, header.preset, None if shipped else path)
 
 
 def _decode(file: container.KdmFile, codec: "Codec") -> Picture:
+    header = file.header
+    pixels = np.full((header.height, header.width, 3), 128, dtype=np.uint8)  # grey where nothing arrived
+    for rows, columns, stream in tile_streams(file, codec):
+        tile = to_pixels(codec.decompress(stream, (len(rows), len(columns)), header.quality))
+        pixels[rows.core, columns.core] = tile[rows.inner, columns.inner]
+    alpha = None if file.alpha is None else unpack_alpha(file.alpha, header.width, header.height)
+    blank = Picture(pixels, header.color, alpha, file.icc, file.exif, file.xmp)
+    return blank.with_pixels(blank.pixels)
+
+
+def tile_streams(file: container.KdmFile, codec: "Codec") -> "Iterator[tuple[Span, Span, Stream]]":
+    """Rows, columns and stream of every tile that has arrived, in the order of the file.
+
+    Raises:
+        CorruptFile: not as many streams as the picture's size and quality want, or none at all.
+    """
     from .codec import Stream
 
     header = file.header
@@ -146,15 +171,9 @@ def _decode(file: container.KdmFile, codec: "Codec") -> Picture:
         raise CorruptFile(f"damaged: {len(file.payloads)} streams where {count} belong")
     if not file.payloads:
         raise CorruptFile("cut short: nothing to show has arrived yet")
-    pixels = np.full((header.height, header.width, 3), 128, dtype=np.uint8)  # grey where nothing arrived
     for i, (rows, columns) in enumerate(tiles[: len(file.payloads)]):
         parts = [Stream(payload.data, payload.symbols_crc) for payload in file.payloads[i :: len(tiles)]]
-        stream = Stream.of(parts) if codec.passes else parts[0]
-        tile = to_pixels(codec.decompress(stream, (len(rows), len(columns)), header.quality))
-        pixels[rows.core, columns.core] = tile[rows.inner, columns.inner]
-    alpha = None if file.alpha is None else unpack_alpha(file.alpha, header.width, header.height)
-    blank = Picture(pixels, header.color, alpha, file.icc, file.exif, file.xmp)
-    return blank.with_pixels(blank.pixels)
+        yield rows, columns, Stream.of(parts) if codec.passes else parts[0]
 
 
 @lru_cache(maxsize=4)

@@ -8,18 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from kodim import container
+from kodim.learned import codec_of, tile_streams
+from kodim.picture import MAX_PIXELS
+
 if TYPE_CHECKING:
-    from kodim.codec import Codec
+    from kodim.codec import Codec, Stream
     from kodim.coding.sites import Code
 
-Listener = Callable[[str, tuple[int, ...], np.ndarray], None]
+Part = tuple[Tensor, tuple[int, int]]
+Listener = Callable[[tuple[int, ...], Part | None, np.ndarray], None]
 
 
 @dataclass(frozen=True)
@@ -65,24 +69,61 @@ def bit_map(codec: Codec, x: Tensor, quality: float) -> np.ndarray:
     for, and those of a site that is no grid over the whole picture. The borders that pad x to the codec's stride
     are cut off, with their bits.
     """
-    height, width = x.shape[2:]
-    found: list[tuple[tuple[int, ...], np.ndarray]] = []
-    with _watched(codec, listen=lambda _, shape, bits: found.append((shape, bits))):
+    with _mapped(codec, (x.shape[2], x.shape[3])) as total:
         codec(x, quality)
-    padded = (height + -height % codec.stride, width + -width % codec.stride)
-    total = np.zeros(padded)
-    for shape, bits in found:
-        total += _spread(shape, bits, padded)
-    return total[:height, :width]
+    return total[: x.shape[2], : x.shape[3]]
 
 
-def _spread(shape: tuple[int, ...], bits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def stream_map(codec: Codec, stream: Stream, size: tuple[int, int], quality: float) -> np.ndarray:
+    """The same of a compressed picture of `size` (H, W), from its symbols: no original is needed.
+
+    Raises:
+        CorruptFile, DriftError: as :meth:`.Codec.decompress`.
+    """
+    with _mapped(codec, size) as total:
+        codec.decompress(stream, size, quality)
+    return total[: size[0], : size[1]]
+
+
+def file_map(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The same of a .kdm file, complete or begun: float64 (H, W); 0 where nothing has arrived.
+
+    Raises:
+        CorruptFile, DriftError, MissingWeights, UnsupportedImage: as :func:`kodim.learned.decode_kdm`.
+    """
+    file = container.parse(data, partial=True, max_pixels=max_pixels)
+    codec = codec_of(file.header)
+    found = np.zeros((file.header.height, file.header.width))
+    for rows, columns, stream in tile_streams(file, codec):
+        tile = stream_map(codec, stream, (len(rows), len(columns)), file.header.quality)
+        found[rows.core, columns.core] = tile[rows.inner, columns.inner]
+    return found
+
+
+@contextmanager
+def _mapped(codec: Codec, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Within the block, what the codec codes is added up to bits per pixel of the padded picture."""
+    total = np.zeros((size[0] + -size[0] % codec.stride, size[1] + -size[1] % codec.stride))
+
+    def add(shape: tuple[int, ...], part: Part | None, bits: np.ndarray) -> None:
+        total[:] += _spread(shape, part, bits, total.shape)
+
+    with _watched(codec, listen=add):
+        yield total
+
+
+def _spread(shape: tuple[int, ...], part: Part | None, bits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bits of a site, shape (1, C, h, w), as bits per pixel (H, W)."""
-    if len(shape) != 4 or shape[0] != 1 or size[0] % shape[2] or size[1] % shape[3]:
+    if part is not None:
+        places, grid = part[0].cpu().numpy(), np.zeros(part[1])
+        if bits.size % (shape[1] * len(places)) == 0:  # (1, C, n, 1), a row (1, C, 1, n), n tiles (1, C, n, P)
+            np.add.at(grid.reshape(-1), places, bits.reshape(shape[1], len(places), -1).sum((0, 2)))
+    elif len(shape) == 4:
+        grid = bits.reshape(shape).sum((0, 1))
+    if not grid.any() or size[0] % grid.shape[0] or size[1] % grid.shape[1]:
         return np.full(size, bits.sum() / (size[0] * size[1]))
-    tall, wide = size[0] // shape[2], size[1] // shape[3]
-    grid = bits.reshape(shape).sum((0, 1)) / (tall * wide)
-    return grid.repeat(tall, axis=0).repeat(wide, axis=1)
+    tall, wide = size[0] // grid.shape[0], size[1] // grid.shape[1]
+    return (grid / (tall * wide)).repeat(tall, axis=0).repeat(wide, axis=1)
 
 
 def _macs(counter: FlopCounterMode) -> int:
@@ -93,7 +134,7 @@ def _macs(counter: FlopCounterMode) -> int:
 def _watched(
     codec: Codec, *, after: Callable[[], None] | None = None, listen: Listener | None = None
 ) -> Iterator[None]:
-    """Within the block, call `after` behind every site and `listen(name, shape, bits)` for every cost asked for."""
+    """Within the block, call `after` behind every site and `listen(shape, part, bits)` with what it cost."""
     program = codec.program
     watched: Any = lambda code: program(cast("Code", _Watch(code, after, listen)))  # noqa: E731
     codec.program = watched  # type: ignore[method-assign]
@@ -108,33 +149,17 @@ class _Watch:
 
     def __init__(self, code: Code, after: Callable[[], None] | None, listen: Listener | None) -> None:
         self._code, self._after, self._listen = code, after, listen
+        self.part: Part | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._code, name)
 
     def __call__(self, name: str, prior: Any, *rest: Any, **options: Any) -> Tensor:
-        if self._listen is not None:
-            prior = _Heard(prior, partial(self._listen, name, tuple(prior.shape)))
         value = self._code(name, prior, *rest, **options)
+        if self._listen is not None:
+            symbols = (value - prior.centre).round().reshape(-1).cpu().numpy().astype(np.int64)
+            self._listen(tuple(prior.shape), self.part, prior.distributions().bits(symbols))
         if self._after is not None:
             self._after()
+        self.part = None
         return value
-
-
-class _Heard:
-    """A prior, or its distributions, whose costs are overheard."""
-
-    def __init__(self, inner: Any, tell: Callable[[np.ndarray], None]) -> None:
-        self._inner, self._tell = inner, tell
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def distributions(self) -> Any:
-        return _Heard(self._inner.distributions(), self._tell)
-
-    def bits(self, symbols: Any) -> Any:
-        cost = self._inner.bits(symbols)
-        if isinstance(cost, np.ndarray):
-            self._tell(cost)
-        return cost

@@ -98,7 +98,7 @@ def make(shot: Shot) -> dict[str, Any]:
         "bpp": bpp,
         **figures(shot.metrics, picture, coded.decoded),
         "image": _uri(_cut(coded.decoded.pixels)),
-        "error": _uri(_colours(_cut(deviation)[::2, ::2] / ERROR_PEAK)),
+        "error": _uri(colours(_cut(deviation)[::2, ::2] / ERROR_PEAK)),
         "bits": None if network is None else _bits(network, picture.pixels, shot.quality, bpp),
     }
 
@@ -161,10 +161,10 @@ def _bits(network: Any, pixels: Pixels, quality: float, bpp: float) -> str | Non
 
     if len(layout(*pixels.shape[:2])) > 1:
         return None
-    return _uri(_colours(_cut(bit_map(network, to_tensor(pixels), quality)) / (BITS_PEAK * bpp)), exact=True)
+    return _uri(colours(_cut(bit_map(network, to_tensor(pixels), quality)) / (BITS_PEAK * bpp)), exact=True)
 
 
-def _colours(values: np.ndarray) -> Pixels:
+def colours(values: np.ndarray) -> Pixels:
     """0..1 -> black, violet, orange, pale yellow, clipped at both ends."""
     from matplotlib import colormaps
 

@@ -11,12 +11,13 @@ import typer
 from kodim.cli.batch import about
 from kodim.cli.compress import Json
 from kodim.cli.inputs import MAGIC, read_bytes
-from kodim.cli.output import kilobytes, print_json, print_table, table_width
+from kodim.cli.output import kilobytes, print_json, print_table, table_width, write_file
 from kodim.errors import BadRequest, CorruptFile, KodimError
 
 if TYPE_CHECKING:
     from kodim.registry import Entry
 
+MAP_PEAK = 4  # times the mean: drawn in full colour
 NARROW = 140  # columns below which the table of codecs shows less
 ARXIV = "https://arxiv.org/abs/"
 
@@ -24,7 +25,9 @@ INFO_EXAMPLES = """[bold]Examples[/bold]
 
 kodim info photo.kdm
 
-kodim info photo.kdm --json | jq .codec"""
+kodim info photo.kdm --json | jq .codec
+
+kodim info photo.kdm --map bits.png  →  a picture of where the bits go"""
 
 CODECS_EXAMPLES = """[bold]Examples[/bold]
 
@@ -41,24 +44,51 @@ kodim codecs --json | jq -r '.codecs[].slug'"""
 
 def info(
     file: Annotated[str, typer.Argument(metavar="FILE.kdm", help="A .kdm file.", show_default=False)],
+    map_: Annotated[
+        str | None,
+        typer.Option("--map", metavar="OUT.png", help="Draw where the bits go; the file is decoded for it."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what is inside a .kdm file, without decoding its pixels."""
     from kodim.container import describe, is_kdm
 
     path = Path(file)
+    if map_ is not None and Path(map_).suffix.lower() != ".png":
+        raise BadRequest(f"--map {map_}: the map is a .png file")
     try:
         data = read_bytes(path)
         if not is_kdm(data[:MAGIC]) and path.suffix.lower() != ".kdm":
             raise CorruptFile(f"{path}: not a .kdm file")
         found = describe(data)
+        drawn = None if map_ is None else _draw_map(data)
     except KodimError as error:
         raise type(error)(about(path, error)) from error
     found = {"input": file, **found}
+    if map_ is not None and drawn is not None:
+        write_file(Path(map_), drawn)
+        found["map"] = map_
     if as_json:
         print_json(found)
     else:
         _print_info(found)
+
+
+def _draw_map(data: bytes) -> bytes:
+    """A .png of bits per pixel at each place, from black (none) to pale yellow (MAP_PEAK times the mean, or more)."""
+    import io
+
+    from PIL import Image
+
+    from kodim.bench.complexity import file_map
+    from kodim.bench.gallery import colours
+    from kodim.bench.plots import require
+
+    require()
+    bits = file_map(data)
+    stream = io.BytesIO()
+    Image.fromarray(colours(bits / (MAP_PEAK * max(float(bits.mean()), 1e-9)))).save(stream, "PNG", optimize=True)
+    return stream.getvalue()
 
 
 def _print_info(found: dict[str, Any]) -> None:

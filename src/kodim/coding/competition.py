@@ -149,6 +149,7 @@ class NumberCoder(nn.Module):
             at = (front // w + 1) * (w + 1) + front % w + 1  # on a canvas with a border above and on the left
             logits = self.logits(canvas[:, at - 1], canvas[:, at - w - 1])[:, None]  # (B, 1, n, K)
             prior = self.prior(logits.permute(0, 3, 1, 2)[..., None])
+            code.part = front, (h, w)
             sent = code(name, prior, lambda front=front: numbers().flatten(2)[..., front, None].float())  # type: ignore[misc]
             canvas[:, at] = sent[:, 0, :, 0].round().long()
         return canvas.view(b, 1, h + 1, w + 1)[:, :, 1:, 1:]

@@ -52,7 +52,11 @@ class Code:
     Attributes:
         size: (height, width) of the padded picture.
         level: (B,) real rate level of each picture, 0 .. levels - 1.
+        part: what the next site codes of a grid, for those who draw maps: positions (n,) y * w + x, and (h, w).
+            A serial context says so before each call; None: all of it.
     """
+
+    part: tuple[Tensor, tuple[int, int]] | None = None
 
     def __init__(self, size: tuple[int, int], level: Tensor) -> None:
         self.size, self.level = size, level

@@ -98,6 +98,7 @@ def wavefront(
             neighbours = canvas.index_select(1, (at[:, None] + taps).flatten()).view(b, len(front), -1)
             parameters = predict(neighbours, known.index_select(1, front)) * 2.0**-ACTIVATION_BITS
             prior = bind(_to_columns(parameters).to(side.dtype))
+            code.part = front, (h, w)
             y_hat = code(name, prior, lambda front=front: _to_columns(values()[:, front]))  # type: ignore[misc]
             y_hat = y_hat[..., 0].transpose(1, 2)
             decoded.index_copy_(1, front, y_hat.to(decoded.dtype))

@@ -209,6 +209,7 @@ class AdaptiveBits(BitCoder):
             row = slice(y, y + 1)
             on = None if active is None else active[:, :, row]
             context = self._context(k, kinds[-1], before[:, :, row])
+            code.part = torch.arange(y * shape[3], (y + 1) * shape[3]), (shape[2], shape[3])
             rows.append(self.counted(code, self.name, context, lambda row=row: plane()[:, :, row], counters, on))
             kinds.append(_ternary(rows[-1], on))
         return torch.cat(rows, 2), (counters, torch.cat(kinds[1:], 2))

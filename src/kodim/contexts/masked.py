@@ -151,6 +151,7 @@ class MaskedStack(ExactContext):
             values = cache(lambda: whole().reshape(b, v, -1, 1))  # never called by the decoder
             for front in walk.fronts():
                 parameters = walk.parameters(front).unflatten(0, (b, v)) * 2.0**-ACTIVATION_BITS
+                code.part = front % (shape[1] * shape[2]), (shape[1], shape[2])
                 part = code(name, bind(parameters.to(side.dtype)), lambda front=front: values()[:, :, front])
                 decoded.index_copy_(2, front, part[..., 0].to(decoded.dtype))
                 walk.put(front, to_grid(embed(part[..., 0])).view(b * v, -1, 1))

@@ -168,6 +168,7 @@ class SpatioChannelContext(ExactContext):
                 front = front.to(side.device)
                 for s in range(self.segments):
                     prior = bind(_columns(walk.parameters(front, s) / UNIT).to(side.dtype))
+                    code.part = front, (h, w)
                     part = code(name, prior, lambda front=front, s=s: _columns(values()[:, front, s]))  # type: ignore[misc]
                     part = part[..., 0].transpose(1, 2)
                     decoded[:, front, s] = part.to(decoded.dtype)

@@ -164,6 +164,7 @@ class Baig2017(Codec):
         def plane() -> Tensor:
             return 0.5 * decide(u).flatten(2).unflatten(0, (walk.batch, -1)).transpose(1, 2)
 
+        code.part = walk.front, code.grid(TILE)
         if self.coder is None:
             return code("y", Bits.fair(shape), plane)
         return self.coder(code, "y", context, plane, counters)

@@ -144,6 +144,7 @@ class Kamisli2022(Codec):
             def latent(front: Tensor = front, near: Tensor = near) -> Tensor:
                 return self.analysis.some(_columns(x[:, front]), (near * UNIT).to(dtype)) * self.gain(code.level)
 
+            code.part = front, (h, w)
             y_hat = to_grid(code("y", prior, latent).double() * steps)[..., 0].transpose(1, 2)
             block = self.synthesis.exact(y_hat, near, None, at)
             done.values.index_copy_(1, at, block.clamp(-0.5 / UNIT, 0.5 / UNIT))

@@ -122,11 +122,13 @@ class Minnen2017(Codec):
 
         for k in range(self.steps):
             go_on = code.encoder(lambda _: self._unfinished(target, picture, code.level) & active)  # noqa: B023
+            code.part = front, (canvas.rows, canvas.columns)
             active = book.flags(code, k, front, lambda: go_on, active)  # noqa: B023
             if not self.training and not bool(active.any()):
                 break
             sending = torch.ones_like(active) if self.training else active
             u = code.encoder(look)
+            code.part = front, (canvas.rows, canvas.columns)
             half = book.bits(code, k, before, lambda: _to_site(decide(u), b), sending)  # noqa: B023
             before = torch.where(sending, (half > 0).long(), NONE)
             out, painting = self.decoder(binarize(u, stochastic=True) if self.training else _from_site(half), painting)
