@@ -551,6 +551,19 @@ def test_info(run: Callable[..., Run], tmp_path: Path) -> None:
     assert "DATA" in shown.out
 
 
+def test_info_draws_where_the_bits_go(run: Callable[..., Run], photo: Path, tmp_path: Path) -> None:
+    file, drawn = tmp_path / "photo.kdm", tmp_path / "bits.png"
+    assert run("compress", photo, "-o", file).code == 0
+    assert run("info", file, "--map", drawn, "--json").json["map"] == str(drawn)
+    with Image.open(photo) as original, Image.open(drawn) as found:
+        assert found.size == original.size
+        assert len(found.convert("RGB").getcolors(1 << 20)) > 2
+    assert_one_line(run("info", file, "--map", tmp_path / "bits.gif"), "--map", ".png file")
+    file.write_bytes(kdm_bytes())  # its symbols are none
+    assert run("info", file, "--map", tmp_path / "none.png").code == 2
+    assert not (tmp_path / "none.png").exists()
+
+
 def test_info_of_what_is_no_kdm_file(run: Callable[..., Run], photo: Path) -> None:
     assert_one_line(run("info", photo), "photo.png", "not a .kdm file")
     assert_one_line(run("info", photo.parent), "is a folder")

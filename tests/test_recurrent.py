@@ -226,6 +226,32 @@ def test_bit_network_learns_what_repeats() -> None:
 # Systems
 
 
+@pytest.mark.parametrize("kind", ["lstm", "gru", "residual-gru"])
+def test_straight_cells_pass_small_inputs_whatever_they_have_seen(kind: str) -> None:
+    torch.manual_seed(0)
+    cell = CELLS[kind](4, 8)
+    weight, lift = cell.straighten()
+    with torch.no_grad():
+        for silent in (cell.input, *(getattr(cell, n) for n in ("skip_input", "skip_hidden") if hasattr(cell, n))):
+            silent.weight.zero_()
+        weight.copy_(lift * torch.randn(8, 4, 3, 3) / 6)
+        x, y = 0.02 * torch.randn(2, 1, 4, 8, 8)
+        _, state = cell(x, None)
+        again, _ = cell(y, state)
+        assert torch.allclose(again, F.conv2d(y, weight / lift, padding=1), atol=1e-3)
+
+
+@pytest.mark.parametrize("slug", ["toderici2017", "islam2021", "covell2017", "johnston2018"])
+def test_compact_loops_start_as_coders_of_dct_signs(slug: str, photo: np.ndarray) -> None:
+    torch.manual_seed(0)
+    codec = create(slug, preset="compact", pretrained=False).eval()
+    codec.freeze()
+    x = to_tensor(photo)
+    errors = [float((x - picture).square().mean()) for picture in codec(x, 100.0).pictures]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.2 * errors[0]
+
+
 @pytest.mark.parametrize("slug", RECURRENT)
 def test_training_reduces_the_loss(slug: str, photo: np.ndarray) -> None:
     codec = tiny(slug).train()
@@ -267,7 +293,7 @@ def test_block_codec_never_looks_beyond_its_block(photo: np.ndarray) -> None:
 
 def test_gains_exceed_one() -> None:
     codec = tiny("toderici2017")
-    gains = codec.scale(torch.rand(1, 3, 64, 96) - 0.5).detach()
+    gains = codec.scale(1, torch.rand(1, 3, 64, 96) - 0.5).detach()
     assert gains.shape == (1, 1, 64, 96)
     assert float(gains.min()) > 1
     assert len(gains.unique()) <= 6  # one for each 32x32 pixels

@@ -16,14 +16,16 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .codec import Codec, Output
 from .coding.sites import Code
 from .contexts.binary import CODERS, AdaptiveBits, BinaryRNN, BitCoder
 from .quantizers.binary import binarize, decide
 from .transforms.recurrent import Memory, Recurrent
+from .transforms.start import recurrent_start
 
+ZOOM = 0.35  # log2 of how much smaller what is left gets with a pass, to begin with
 GREY = 255.0  # errors of the training loss are in grey levels
 
 
@@ -36,6 +38,8 @@ class Progressive(Codec):
         coder: how bit planes are entropy-coded, see :mod:`kodim.contexts.binary`.
         frame: "one-shot": the decoder's output is the picture; "additive": what is to be added to it.
         stochastic: while training, bits are drawn instead of decided.
+        zoom: (passes,) log2 of what the residual of each pass is enlarged by, and the decoder's answer reduced; None:
+            as it is. What is left shrinks from pass to pass, and one network has to look at all of it.
     """
 
     refinable: ClassVar[bool] = False  # bits are answers to the picture so far: none can be altered alone
@@ -51,6 +55,12 @@ class Progressive(Codec):
         self.passes = self.levels = passes
         self.code_stride, self.frame, self.stochastic = code_stride, frame, stochastic
         self.coder: BitCoder = make_coder(coder, passes, bits, code_stride)
+        self.zoom: nn.Parameter | None = None
+
+    def start(self, *, pairs: bool = False) -> None:
+        """Begin as a coder of DCT signs (:func:`.start.recurrent_start`), instead of at random."""
+        recurrent_start(self.encoder, self.decoder, pairs=pairs)
+        self.frame, self.zoom = "additive", nn.Parameter(ZOOM * torch.arange(self.passes))
 
     @property
     def qualities(self) -> tuple[float, ...] | None:
@@ -61,7 +71,6 @@ class Progressive(Codec):
         looking: Memory | None = None
         painting: Memory | None = None
         memory: Any = None
-        scale = 1.0
 
         def look(x: Tensor) -> Tensor:
             nonlocal looking
@@ -69,12 +78,12 @@ class Progressive(Codec):
             return u
 
         for k in code.layers(self.passes_at(code.level)):
+            scale = self.scale(k, picture)
             u = code.encoder(look)
             b, memory = self.send(code, k, u, memory)
             out, painting = self.synthesise(k, b, painting)
             out = out.to(picture.dtype)  # sums in full precision, under autocast too
             picture = picture + out / scale if self.frame == "additive" else out
-            scale = self.scale(picture)
             shown = code.show(picture + 0.5)
         return shown
 
@@ -86,9 +95,9 @@ class Progressive(Codec):
         """The decoder's network at pass k."""
         return self.decoder(b, memory)
 
-    def scale(self, picture: Tensor) -> Any:
-        """What the next residual is multiplied with; the decoder's answer is divided by it."""
-        return 1.0
+    def scale(self, k: int, picture: Tensor) -> Any:
+        """What the residual of pass k is multiplied with; the decoder's answer is divided by it."""
+        return 1.0 if self.zoom is None else torch.exp2(self.zoom[k])
 
     def send(self, code: Code, k: int, u: Tensor, memory: Any) -> tuple[Tensor, Any]:
         """Bits +-1 of u, across the channel. While training, the coder learns from the bits that a file will have."""
@@ -151,7 +160,7 @@ class Adaptive(Progressive):
 
         def look(x: Tensor) -> Tensor:
             nonlocal looking
-            u, looking = self.analyse(k, x - 0.5 - picture, looking)
+            u, looking = self.analyse(k, (x - 0.5 - picture) * scale, looking)
             return u
 
         for k in code.layers(self.passes_at(code.level)):
@@ -162,12 +171,13 @@ class Adaptive(Progressive):
             if not self.training and not bool(active.any()):
                 shown = code.show(shown)
                 continue
+            scale = self.scale(k, picture)
             u = code.encoder(look)
             sending = self._sending(active)
             b, memory = self.send(code, k, u, memory, sending)
             out, painting = self.synthesise(k, b, painting)
             out = out.to(picture.dtype)
-            done = picture + out if self.frame == "additive" else out
+            done = picture + out / scale if self.frame == "additive" else out
             # A picture that has sent its last bit stays as it is.
             picture = torch.where(sending.any(3, keepdim=True).any(2, keepdim=True), done, picture)
             shown = code.show(picture + 0.5)

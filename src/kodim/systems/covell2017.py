@@ -44,15 +44,20 @@ class Covell2017(Adaptive):
     }
     presets = {
         "paper": {"sizes": ((64, 256, 512, 512), (512, 512, 512, 256, 128)), "bits": 32, "passes": 16},
-        "compact": {"sizes": ((16, 48, 96, 128), (96, 128, 96, 48, 24)), "bits": 32, "passes": 8},
+        "compact": {"sizes": ((16, 48, 96, 128), (96, 128, 96, 48, 24)), "bits": 32, "passes": 8, "dct": True},
         "test": {"sizes": ((8, 8, 8, 8), (8, 16, 16, 16, 16)), "bits": 8, "passes": 3},
     }
     masked = 0.5
 
-    def __init__(self, sizes: tuple[tuple[int, ...], tuple[int, ...]], bits: int, passes: int) -> None:
+    def __init__(
+        self, sizes: tuple[tuple[int, ...], tuple[int, ...]], bits: int, passes: int, dct: bool = False
+    ) -> None:
+        """`dct`: begin as a coder of DCT signs, passes adding up, with a learned zoom of each (not in the paper)."""
         super().__init__(passes, bits, "adaptive", "one-shot")
         self.encoder = encoder(sizes[0], "gru", (1, 1, 1), bits)
         self.decoder = decoder(sizes[1], "gru", (1, 1, 3, 3), bits)
+        if dct:
+            self.start(pairs=True)
 
     def send(self, code: Code, k: int, u: Tensor, memory: Any, active: Tensor | None = None) -> tuple[Tensor, Any]:
         b, memory = super().send(code, k, u, memory, active)

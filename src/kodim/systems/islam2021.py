@@ -49,11 +49,17 @@ class Islam2021(Progressive):
             "bits": 32,
             "passes": 8,
             "coder": "rnn-2",
+            "dct": True,
         },
         "test": {"sizes": ((8, 8, 8, 8), (8, 16, 16, 16, 16)), "bits": 8, "passes": 3, "coder": "adaptive"},
     }
 
-    def __init__(self, sizes: tuple[tuple[int, ...], tuple[int, ...]], bits: int, passes: int, coder: str) -> None:
+    def __init__(
+        self, sizes: tuple[tuple[int, ...], tuple[int, ...]], bits: int, passes: int, coder: str, dct: bool = False
+    ) -> None:
+        """`dct`: begin as a coder of DCT signs, with a learned zoom of each pass (not in the paper)."""
         super().__init__(passes, bits, coder, "additive")
         self.encoder = encoder(sizes[0], "lstm", (1, 1, 1), bits, GDN(sizes[0][0]))
         self.decoder = decoder(sizes[1], "lstm", (1, 1, 3, 3), bits, GDN(sizes[1][0], inverse=True))
+        if dct:
+            self.start()

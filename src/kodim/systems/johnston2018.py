@@ -48,14 +48,27 @@ class Johnston2018(Adaptive):
     }
     presets = {
         "paper": {"sizes": ((64, 256, 512, 512), (512, 512, 512, 256, 128)), "bits": 32, "passes": 16, "prime": 3},
-        "compact": {"sizes": ((16, 40, 80, 112), (96, 112, 80, 40, 20)), "bits": 32, "passes": 8, "prime": 3},
-        "compact-unprimed": {"sizes": ((16, 40, 80, 112), (96, 112, 80, 40, 20)), "bits": 32, "passes": 8, "prime": 0},
+        "compact": {
+            "sizes": ((16, 40, 80, 112), (96, 112, 80, 40, 20)),
+            "bits": 32,
+            "passes": 8,
+            "prime": 3,
+            "dct": True,
+        },
+        "compact-unprimed": {
+            "sizes": ((16, 40, 80, 112), (96, 112, 80, 40, 20)),
+            "bits": 32,
+            "passes": 8,
+            "prime": 0,
+            "dct": True,
+        },
         "compact-diffusion": {
             "sizes": ((16, 40, 80, 112), (96, 112, 80, 40, 20)),
             "bits": 32,
             "passes": 8,
             "prime": 3,
             "diffuse": 1,
+            "dct": True,
         },
         "test": {"sizes": ((8, 8, 8, 8), (8, 16, 16, 16, 16)), "bits": 8, "passes": 3, "prime": 1},
     }
@@ -69,11 +82,15 @@ class Johnston2018(Adaptive):
         passes: int,
         prime: int,
         diffuse: int = 0,
+        dct: bool = False,
     ) -> None:
+        """`dct`: begin as a coder of DCT signs, passes adding up, with a learned zoom of each (not in the paper)."""
         super().__init__(passes, bits, "adaptive", "one-shot")
         self.prime, self.diffuse = prime, diffuse
         self.encoder = encoder(sizes[0], "gru", (3, 3, 3), bits)
         self.decoder = decoder(sizes[1], "gru", (3, 3, 3, 3), bits)
+        if dct:
+            self.start()
         self.register_buffer("average", torch.tensor(0.0), persistent=False)
 
     def analyse(self, k: int, residual: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:

@@ -27,9 +27,10 @@ from ..codec import Codec, Output
 from ..coding.sites import Code
 from ..coding.wavefront import fronts
 from ..contexts.binary import NONE, CountedBits
-from ..progressive import mean_over_passes
+from ..progressive import ZOOM, mean_over_passes
 from ..quantizers.binary import binarize, decide
 from ..transforms.recurrent import HalfTanh, Memory, decoder, encoder
+from ..transforms.start import recurrent_start
 from ..transforms.windows import TILE, Canvas, as_decoded, degrade, join, split
 
 CODE = TILE // 16  # positions along a tile's side
@@ -66,6 +67,7 @@ class Minnen2017(Codec):
             "predictor": (24, 48, 96, 128),
             "bits": 32,
             "passes": 8,
+            "dct": True,
         },
         "test": {"sizes": ((8, 8, 8, 8), (8, 16, 16, 16, 16)), "predictor": (8, 8, 8, 8), "bits": 8, "passes": 3},
     }
@@ -79,12 +81,17 @@ class Minnen2017(Codec):
         predictor: tuple[int, int, int, int],
         bits: int,
         passes: int,
+        dct: bool = False,
     ) -> None:
+        """`dct`: begin as a coder of DCT signs, with a learned zoom of each pass (not in the paper)."""
         super().__init__()
         self.levels, self.steps, self.bits = 2, passes, bits
         self.predictor = Predictor(predictor)
         self.encoder = encoder(sizes[0], "lstm", (1, 1, 1), bits)
         self.decoder = decoder(sizes[1], "lstm", (1, 1, 3, 3), bits)
+        self.zoom = nn.Parameter(ZOOM * torch.arange(passes)) if dct else None
+        if dct:
+            recurrent_start(self.encoder, self.decoder)
         self.flags = CountedBits(passes * 3 * 3)
         self.planes = CountedBits(passes * bits * 3)
 
@@ -117,7 +124,7 @@ class Minnen2017(Codec):
 
         def look(_: Tensor) -> Tensor:
             nonlocal looking
-            u, looking = self.encoder(target - picture, looking)
+            u, looking = self.encoder((target - picture) * scale, looking)
             return u
 
         for k in range(self.steps):
@@ -126,6 +133,7 @@ class Minnen2017(Codec):
             active = book.flags(code, k, front, lambda: go_on, active)  # noqa: B023
             if not self.training and not bool(active.any()):
                 break
+            scale = 1.0 if self.zoom is None else torch.exp2(self.zoom[k])
             sending = torch.ones_like(active) if self.training else active
             u = code.encoder(look)
             code.part = front, (canvas.rows, canvas.columns)
@@ -133,7 +141,7 @@ class Minnen2017(Codec):
             before = torch.where(sending, (half > 0).long(), NONE)
             out, painting = self.decoder(binarize(u, stochastic=True) if self.training else _from_site(half), painting)
             on = sending.flatten()[:, None, None, None]
-            picture = torch.where(on, picture + out.to(picture.dtype), picture)
+            picture = torch.where(on, picture + out.to(picture.dtype) / scale, picture)
             self._show(code, picture, canvas)
         return picture.unflatten(0, (b, n))
 

@@ -47,7 +47,13 @@ class Toderici2017(Progressive):
     }
     presets = {
         "paper": {"sizes": ((64, 256, 512, 512), (512, 512, 512, 256, 128)), "bits": 32, "passes": 16},
-        "compact": {"sizes": ((16, 48, 96, 128), (96, 128, 96, 48, 24)), "bits": 32, "passes": 8, "radius": 2},
+        "compact": {
+            "sizes": ((16, 48, 96, 128), (96, 128, 96, 48, 24)),
+            "bits": 32,
+            "passes": 8,
+            "radius": 2,
+            "dct": True,
+        },
         "compact-gru": {
             "sizes": ((16, 48, 96, 128), (96, 128, 96, 48, 24)),
             "bits": 32,
@@ -83,15 +89,19 @@ class Toderici2017(Progressive):
         cell: str = "lstm",
         frame: str = "additive",
         radius: int = 3,
+        dct: bool = False,
     ) -> None:
+        """`dct`: begin as a coder of DCT signs, with a learned zoom of each pass (not in the paper)."""
         super().__init__(passes, bits, f"rnn-{radius}", "one-shot" if frame == "one-shot" else "additive")
         self.encoder = encoder(sizes[0], "lstm" if cell == "associative" else cell, (1, 1, 1), bits)
         self.decoder = decoder(sizes[1], cell, (1, 1, 3, 3), bits)
         self.gain = _gain() if frame == "scaled" else None
+        if dct:
+            self.start()
 
-    def scale(self, picture: Tensor) -> Any:
-        if self.gain is None:
-            return 1.0
+    def scale(self, k: int, picture: Tensor) -> Any:
+        if self.gain is None or k == 0:
+            return super().scale(k, picture)
         return F.interpolate(2 + self.gain(picture), scale_factor=32.0, mode="nearest")
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 State = tuple[Tensor, ...]
 Memory = list[State | None]
 
+QUIET = 0.1  # what is left of random weights that a start is to drown out
 RESIDUAL = 0.1  # weight of the residual GRU's shortcuts
 
 
@@ -29,6 +30,9 @@ class Cell(nn.Module):
     """
 
     gates: ClassVar[float]  # outputs of W, in units of c_out
+    candidate: ClassVar[int]  # which of them are no gates
+    lift: ClassVar[float] = 0.0  # what the candidate's weights make up for, where gates stand half open (`straighten`)
+    keeps: ClassVar[float] = 0.5  # how much of the state such gates keep
 
     def __init__(
         self, c_in: int, c_out: int, *, kernel: int = 3, hidden: int = 1, stride: int = 1, up: bool = False
@@ -41,11 +45,30 @@ class Cell(nn.Module):
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         raise NotImplementedError
 
+    @torch.no_grad()
+    def straighten(self) -> tuple[Tensor, float]:
+        """Make small inputs pass as through their convolution alone, whatever the state.
+
+        Gates are nearly shut off from what they see, and the state's convolution takes back what the gates keep of it.
+        Returns the weights of that convolution, for the caller to set, and the factor that they must carry.
+        """
+        if not self.lift:
+            raise NotImplementedError(f"{type(self).__name__} has no linear start")
+        for weight in self.parameters():
+            weight *= QUIET
+        rows = slice(self.candidate * self.c_out, (self.candidate + 1) * self.c_out)
+        side = self.hidden.padding[0]
+        self.hidden.weight[rows] = 0
+        self.hidden.weight[rows, :, side, side] = -self.lift * self.keeps * torch.eye(self.c_out)
+        return self.input.weight[rows], self.lift
+
 
 class ConvLSTM(Cell):
     """c = sig(f + forget) * c + sig(i) * tanh(j); h = sig(o) * tanh(c), with (i, f, j, o) = W x + U h."""
 
     gates = 4
+    candidate = 2
+    lift = 4.0  # sig(0) tanh(sig(0) tanh(x)) is x / 4
     forget = 0.0  # bias of the forget gate; 1 in the paper of 2016
 
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
@@ -64,12 +87,16 @@ class ForgetfulLSTM(ConvLSTM):
     """A :class:`ConvLSTM` that starts out remembering, as in arXiv 1511.06085."""
 
     forget = 1.0
+    keeps = 0.731  # sig(1)
 
 
 class ConvGRU(Cell):
     """h = (1 - z) * h + z * tanh(W x + U (r * h)), with z = sig(W_z x + U_z h) and r = sig(W_r x + U_r h)."""
 
     gates = 3
+    candidate = 2
+    lift = 2.0
+    keeps = 1.0  # half of it in h, through half of it in r * h
 
     def forward(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         h = self._next(x, state)

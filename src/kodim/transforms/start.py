@@ -14,12 +14,17 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from .recurrent import Cell
+
 CORRELATION = 0.95
 # Orthonormal luma and two chroma differences, and the variance of each in photographs (relative).
 COLOURS = torch.tensor([[3**-0.5] * 3, [2**-0.5, 0.0, -(2**-0.5)], [-(6**-0.5), 2 * 6**-0.5, -(6**-0.5)]])
 COLOUR_VARIANCE = torch.tensor([1.0, 0.1, 0.03])
 # Pixels are scaled down on the way in, so that divisive normalisation starts out nearly linear.
 SCALE = 1 / 8
+# The same for cells, whose tanh must not bend what passes; variance of orthonormal luma; share of a coefficient's
+# typical size that the decoder takes its sign for.
+SMALL, PIXEL_VARIANCE, TYPICAL = 1 / 24, 0.3, 0.6
 
 
 @torch.no_grad()
@@ -30,10 +35,9 @@ def dct_start(analysis: nn.Module, synthesis: nn.Module) -> None:
     shapes = COLOURS[:, :, None, None]  # (channels, 3, n, n): what each channel looks like in the picture
     for i, (down, up) in enumerate(zip(downs, ups, strict=True)):
         size = int(down.stride[0])
-        block = _dct(size)
-        patterns = torch.einsum("ui,vj->uvij", block, block).flatten(0, 1)  # (size^2, size, size)
+        patterns = _patterns(size)
         candidates = _compose(shapes, patterns)
-        kept = torch.argsort(_variance(candidates), descending=True)[: down.out_channels]
+        kept = _strongest(candidates, down.out_channels)
         source, pattern = kept // len(patterns), kept % len(patterns)
         first = slice(int(down.padding[0]), int(down.padding[0]) + size)
         down.weight[: len(kept)] = 0
@@ -46,6 +50,55 @@ def dct_start(analysis: nn.Module, synthesis: nn.Module) -> None:
             _place(down.weight[out], patterns[which], channel, mix, first, SCALE if i == 0 else 1.0)
             _place(up.weight[out], patterns[which], channel, mix, first, 1 / SCALE if i == 0 else 1.0)
         shapes = candidates[kept]
+
+
+@torch.no_grad()
+def recurrent_start(encoder: nn.Sequential, decoder: nn.Sequential, *, pairs: bool = False) -> None:
+    """Set a pair of :func:`.recurrent.encoder` and :func:`.recurrent.decoder` to a DCT of which signs are sent.
+
+    Cells start straight (:meth:`.recurrent.Cell.straighten`), so a pass is linear but for the signs: each bit is that
+    of one coefficient of a 16x16 block, and the decoder answers with its typical size. With `pairs` a coefficient has
+    two bits, for above and below zero, and a code of 0 says nothing.
+    """
+    *downs, code = (m for m in encoder if isinstance(m, nn.Conv2d | Cell))
+    answer, *ups, paint = (m for m in decoder if isinstance(m, nn.Conv2d | Cell))
+    signs = torch.tensor([1.0, -1.0] if pairs else [1.0])
+    # Channels that both sides have at 1/2, 1/4, ... of the resolution, the code's last.
+    widths = [up.c_out // 4 for up in ups[-2::-1]] + [len(code.weight) // len(signs)]
+    carriers = [(downs[0].weight, SMALL), *(cell.straighten() for cell in downs[1:])]
+    shapes, patterns = COLOURS[:, :, None, None], _patterns(2)
+    for i, ((weight, gain), up, width) in enumerate(zip(carriers, ups[::-1], widths, strict=True)):
+        candidates = _compose(shapes, patterns)
+        kept = _strongest(candidates, min(width, len(weight)))
+        back, lift = up.straighten()
+        weight[: len(kept)] = 0
+        back[: 4 * len(shapes)] = 0
+        middle = back.shape[-1] // 2
+        for out, (channel, which) in enumerate(zip((kept // 4).tolist(), (kept % 4).tolist(), strict=True)):
+            mix = COLOURS[channel] if i == 0 else None
+            _place(weight[out], patterns[which], channel, mix, slice(1, 3), gain)
+            back[4 * channel : 4 * channel + 4, out, middle, middle] = lift * patterns[which].flatten()
+        shapes = candidates[kept]
+    spread = (PIXEL_VARIANCE * _variance(shapes)).sqrt()
+    code.weight.zero_()
+    answer.weight.zero_()
+    for b in range(len(spread)):
+        bits = slice(b * len(signs), (b + 1) * len(signs))
+        code.weight[bits, b, 0, 0] = signs / (SMALL * spread[b])
+        answer.weight[b, bits, 0, 0] = signs * TYPICAL * SMALL * spread[b]
+    paint.weight.zero_()
+    paint.weight[:, : len(COLOURS), 0, 0] = 2 * COLOURS.T / SMALL  # tanh(y) / 2 comes behind
+
+
+def _patterns(size: int) -> Tensor:
+    """The basis pictures of a block DCT: (size^2, size, size)."""
+    block = _dct(size)
+    return torch.einsum("ui,vj->uvij", block, block).flatten(0, 1)
+
+
+def _strongest(shapes: Tensor, count: int) -> Tensor:
+    """Indices of the `count` shapes of largest variance."""
+    return torch.argsort(_variance(shapes), descending=True)[:count]
 
 
 def _place(weight: Tensor, pattern: Tensor, channel: int, mix: Tensor | None, taps: slice, scale: float) -> None:
