@@ -238,7 +238,8 @@ def test_straight_cells_pass_small_inputs_whatever_they_have_seen(kind: str) -> 
         x, y = 0.02 * torch.randn(2, 1, 4, 8, 8)
         _, state = cell(x, None)
         again, _ = cell(y, state)
-        assert torch.allclose(again, F.conv2d(y, weight / lift, padding=1), atol=1e-3)
+        straight = F.conv2d(y, weight / lift, padding=1)
+        assert (again - straight).norm() < 0.05 * straight.norm()
 
 
 @pytest.mark.parametrize("slug", ["toderici2017", "islam2021", "covell2017", "johnston2018"])
