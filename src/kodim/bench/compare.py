@@ -49,7 +49,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Task:
-    """One measurement: picture x codec x quality. `key` is made of everything its result depends on."""
+    """One measurement: picture x codec x quality. `key` is made of everything the file depends on."""
 
     key: str
     codec: str
@@ -123,7 +123,8 @@ class Study:
     @property
     def todo(self) -> list[Task]:
         """The measurements that no earlier run has made."""
-        return [task for task in self.tasks if task.key not in self.journal]
+        wanted = _metric_versions(self.metrics).items()
+        return [task for task in self.tasks if not wanted <= self._found(task).get("computed_by", {}).items()]
 
     def measure(self, jobs: int = 1, progress: Callable[[str], None] | None = None) -> None:
         """Make the measurements that are missing, `jobs` at once.
@@ -136,15 +137,25 @@ class Study:
             if "error" in row:
                 failed.setdefault(task.path, row["error"])
             else:
-                self.journal.add(task.key, {**row, "jobs": jobs})
+                computed = {**self._found(task).get("computed_by", {}), **_metric_versions(self.metrics)}
+                self.journal.add(task.key, {**self._found(task), **row, "jobs": jobs, "computed_by": computed})
         self._leave_out(failed)
 
     def rows(self, entrant: Entrant, quality: float) -> list[dict[str, Any]]:
         """What was measured of a codec at a quality, a row per picture."""
         return [
-            {"picture": s.name, "input": s.path, **self.journal[self._task(s, entrant, quality).key]}
-            for s in self.subjects
+            {"picture": s.name, "input": s.path, **self._row(self._task(s, entrant, quality))} for s in self.subjects
         ]
+
+    def _found(self, task: Task) -> dict[str, Any]:
+        """What the journal has of a task: perhaps nothing, or other metrics than are wanted now."""
+        return dict(self.journal[task.key]) if task.key in self.journal else {}
+
+    def _row(self, task: Task) -> dict[str, Any]:
+        """What was measured, without metrics that an earlier run wanted."""
+        found = self._found(task)
+        unwanted = {"computed_by", *found["computed_by"]} - {metric.name for metric in self.metrics}
+        return {key: value for key, value in found.items() if key not in unwanted}
 
     def rates(self, subject: Subject, entrant: Entrant) -> list[tuple[float, float]]:
         """What was measured of a codec on one picture: (bits per pixel, quality), by rate."""
@@ -207,7 +218,6 @@ class Study:
             "quality": quality,
             "threads": THREADS,
             "picture": subject.digest,
-            "metrics": _metric_versions(self.metrics),
         }
         names = tuple(metric.name for metric in self.metrics)
         return Task(key_of(facts), entrant.name, entrant.label, subject.path, subject.digest, quality, names)
