@@ -151,7 +151,7 @@ def _unpack(packed: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
 
     tensors = {}
     for name, value in packed.items():
-        if name.endswith(".weight.peak"):
+        if name.endswith(".peak") and name.removesuffix(".peak") in packed:
             continue
         if value.dtype == torch.int8:
             tensors[name] = value.float() * (packed[f"{name}.peak"].float()[:, :, None, None] / 127)
