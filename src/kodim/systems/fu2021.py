@@ -93,6 +93,7 @@ class Fu2021(Minnen2018):
             "levels": 8,
         },
     }
+    grid = (0.0, 25.0, 50.0, 75.0, 100.0)
 
     def __init__(
         self,

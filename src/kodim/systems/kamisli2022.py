@@ -69,6 +69,7 @@ class Kamisli2022(Codec):
         "paper-4": {"block": 4, "width": 512, "latents": 96, "wide": True, "levels": 1},
         "compact": {"block": 8, "width": 256, "latents": 96, "wide": False, "levels": 8},
     }
+    grid = (0.0, 25.0, 50.0, 75.0, 100.0)
     stride = 16
     refinable = False  # every latent has a say in all blocks behind it
     chain = (1, 3)

@@ -80,6 +80,7 @@ class Lee2019(Minnen2018):
             "residual": True,
         },
     }
+    grid = (0.0, 25.0, 50.0, 75.0, 100.0)
 
     def __init__(
         self,

@@ -93,6 +93,7 @@ class Ma2020(Codec):
             "levels": 1,
         },
     }
+    grid = (0.0, 25.0, 50.0, 75.0, 100.0)
     stride = 16
     refinable = False
 

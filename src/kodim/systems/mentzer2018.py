@@ -64,6 +64,7 @@ class Mentzer2018(Codec):
         "paper-high": {"channels": 64, "width": 24, "levels": 1, "targets": (1.0, 1.0)},
         "compact": {"channels": 32, "width": 24, "levels": 8, "targets": (0.1, 1.0)},
     }
+    grid = (0.0, 25.0, 50.0, 75.0, 100.0)
     stride = 8
     refinable = False
     lambdas = (0.0018, 0.03)

@@ -55,9 +55,9 @@ class Cell(nn.Module):
         if not self.lift:
             raise NotImplementedError(f"{type(self).__name__} has no linear start")
         for weight in self.parameters():
-            weight *= QUIET
+            weight.mul_(QUIET)
         rows = slice(self.candidate * self.c_out, (self.candidate + 1) * self.c_out)
-        side = self.hidden.padding[0]
+        side = self.hidden.weight.shape[-1] // 2
         self.hidden.weight[rows] = 0
         self.hidden.weight[rows, :, side, side] = -self.lift * self.keeps * torch.eye(self.c_out)
         return self.input.weight[rows], self.lift

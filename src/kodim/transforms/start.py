@@ -60,12 +60,12 @@ def recurrent_start(encoder: nn.Sequential, decoder: nn.Sequential, *, pairs: bo
     of one coefficient of a 16x16 block, and the decoder answers with its typical size. With `pairs` a coefficient has
     two bits, for above and below zero, and a code of 0 says nothing.
     """
-    *downs, code = (m for m in encoder if isinstance(m, nn.Conv2d | Cell))
-    answer, *ups, paint = (m for m in decoder if isinstance(m, nn.Conv2d | Cell))
+    (first, code), downs = _convolutions_and_cells(encoder)
+    (answer, paint), ups = _convolutions_and_cells(decoder)
     signs = torch.tensor([1.0, -1.0] if pairs else [1.0])
     # Channels that both sides have at 1/2, 1/4, ... of the resolution, the code's last.
     widths = [up.c_out // 4 for up in ups[-2::-1]] + [len(code.weight) // len(signs)]
-    carriers = [(downs[0].weight, SMALL), *(cell.straighten() for cell in downs[1:])]
+    carriers = [(first.weight, SMALL), *(cell.straighten() for cell in downs)]
     shapes, patterns = COLOURS[:, :, None, None], _patterns(2)
     for i, ((weight, gain), up, width) in enumerate(zip(carriers, ups[::-1], widths, strict=True)):
         candidates = _compose(shapes, patterns)
@@ -88,6 +88,10 @@ def recurrent_start(encoder: nn.Sequential, decoder: nn.Sequential, *, pairs: bo
         answer.weight[b, bits, 0, 0] = signs * TYPICAL * SMALL * spread[b]
     paint.weight.zero_()
     paint.weight[:, : len(COLOURS), 0, 0] = 2 * COLOURS.T / SMALL  # tanh(y) / 2 comes behind
+
+
+def _convolutions_and_cells(net: nn.Sequential) -> tuple[list[nn.Conv2d], list[Cell]]:
+    return [m for m in net if isinstance(m, nn.Conv2d)], [m for m in net if isinstance(m, Cell)]
 
 
 def _patterns(size: int) -> Tensor:
