@@ -215,6 +215,8 @@ def test_orthogonalise(shape: tuple[int, int]) -> None:
     m = torch.randn(shape) @ torch.diag(torch.linspace(0.5, 2, shape[1]))
     u, _, v = torch.linalg.svd(m, full_matrices=False)
     torch.testing.assert_close(orthogonalise(m), u @ v, atol=0.05, rtol=0)
+    torch.testing.assert_close(orthogonalise(1e-14 * m), orthogonalise(m), atol=0.01, rtol=0)
+    assert not orthogonalise(0 * m).any()
 
 
 def test_muon_shares_its_matrices_out_evenly() -> None:

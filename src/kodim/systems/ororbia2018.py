@@ -25,7 +25,7 @@ from ..codec import Codec, Output
 from ..coding.priors import FactorizedPrior
 from ..coding.sites import Code
 from ..transforms.recurrent import CELLS, Cell, State, convolution
-from ..transforms.start import _dct
+from ..transforms.start import CORRELATION, _dct
 
 BLOCK = 8
 LUMA = (
@@ -48,6 +48,7 @@ CHROMA = (
 YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
 LOWEST, HIGHEST = 10.0, 90.0  # JPEG qualities at 0 and 100
+WIDTH = 18.0  # standard deviation of a density of `FactorizedPrior` before training
 MAE = 0.3  # weight of the absolute error in the loss
 
 
@@ -84,7 +85,10 @@ class Ororbia2018(Codec):
     def __init__(self, width: int, steps: int, cell: str) -> None:
         super().__init__()
         self.levels = 8
-        self.prior = FactorizedPrior(192, self.levels, spread=1.6)
+        self.prior = FactorizedPrior(192, self.levels)
+        with torch.no_grad():  # a density as wide as coefficients of photographs are, in steps of their tables
+            tables = quantisers(self.jpeg_quality(torch.arange(self.levels))).flatten(1).float()
+            self.prior.log_scale.copy_((typical_coefficients() / tables / WIDTH).clamp_min(0.01).log())
         self.luma = Refiner(width, steps, cell)
         self.chroma = Refiner(width, steps, cell)
 
@@ -207,6 +211,14 @@ class Refiner(nn.Module):
             y, state = self.cell(seen, state)
             outputs.append(F.pixel_shuffle(128 * self.output(y), BLOCK))
         return outputs
+
+
+def typical_coefficients() -> Tensor:
+    """Standard deviations (192,) of the DCT coefficients of Y, Cb and Cr, for pictures as in :mod:`.start`."""
+    place = torch.arange(BLOCK)
+    basis = _dct(BLOCK)
+    spectrum = torch.einsum("ui,ij,uj->u", basis, CORRELATION ** (place[:, None] - place).abs().float(), basis)
+    return (torch.tensor([55.0, 14.0, 14.0])[:, None] * torch.outer(spectrum, spectrum).flatten().sqrt()).flatten()
 
 
 def quantisers(quality: Tensor) -> Tensor:

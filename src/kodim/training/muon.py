@@ -101,6 +101,7 @@ def orthogonalise(m: Tensor) -> Tensor:
     if len(m) > BLOCK:
         return torch.cat([orthogonalise(block) for block in m.chunk(-(-len(m) // BLOCK))])
     m = m.float()
+    m = m / m.abs().amax().clamp_min(torch.finfo().tiny)  # the fourth power of a gradient of 1e-12 is no number
     gram = m @ m.T
     # Frobenius norm bounds the spectrum; the small ridge keeps dead directions from being blown up to noise.
     norm = gram.norm() + 1e-30
