@@ -60,6 +60,10 @@ class Progressive(Codec):
     def start(self, *, pairs: bool = False) -> None:
         """Begin as a coder of DCT signs (:func:`.start.recurrent_start`), instead of at random."""
         recurrent_start(self.encoder, self.decoder, pairs=pairs)
+        self.add_up()
+
+    def add_up(self) -> None:
+        """Let passes add up, each with a zoom of its own."""
         self.frame, self.zoom = "additive", nn.Parameter(ZOOM * torch.arange(self.passes))
 
     @property

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..progressive import Progressive
 from ..transforms.recurrent import CELLS, HalfTanh, Memory, Recurrent, convolution
+from ..transforms.start import strided_recurrent_start
 
 BLOCK = 8
 
@@ -44,21 +45,31 @@ class Toderici2016(Progressive):
     presets = {
         "paper": {"widths": (64, 256, 512), "passes": 16, "coder": "raw"},
         "paper-block": {"widths": (512, 512, 512), "passes": 16, "coder": "raw", "unit": "block"},
-        "compact": {"widths": (16, 32, 48), "passes": 8, "coder": "adaptive"},
+        "compact": {"widths": (16, 32, 48), "passes": 8, "coder": "adaptive", "dct": True},
         "compact-plain": {"widths": (16, 32, 48), "passes": 8, "coder": "adaptive", "cell": "plain"},
         "compact-block": {"widths": (128, 128, 128), "passes": 8, "coder": "adaptive", "unit": "block"},
         "test": {"widths": (8, 8, 8), "passes": 3, "coder": "adaptive"},
     }
 
     def __init__(
-        self, widths: tuple[int, int, int], passes: int, coder: str, unit: str = "conv", cell: str = "forgetful"
+        self,
+        widths: tuple[int, int, int],
+        passes: int,
+        coder: str,
+        unit: str = "conv",
+        cell: str = "forgetful",
+        dct: bool = False,
     ) -> None:
+        """`dct`: begin as a coder of DCT signs, passes adding up, with a learned zoom of each (not in the paper)."""
         bits, stride = (2, 4) if unit == "conv" else (4, BLOCK)
         super().__init__(passes, bits, coder, "additive" if cell == "plain" else "one-shot", code_stride=stride)
         build = _convolutional if unit == "conv" else _blockwise
         pairs = [build(widths, bits, cell) for _ in range(passes if cell == "plain" else 1)]
         self.encoders = nn.ModuleList(pair[0] for pair in pairs)
         self.decoders = nn.ModuleList(pair[1] for pair in pairs)
+        if dct:
+            strided_recurrent_start(*pairs[0])
+            self.add_up()
 
     def analyse(self, k: int, residual: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         return self.encoders[min(k, len(self.encoders) - 1)](residual, memory)

@@ -50,7 +50,7 @@ class Cell(nn.Module):
         """Make small inputs pass as through their convolution alone, whatever the state.
 
         Gates are nearly shut off from what they see, and the state's convolution takes back what the gates keep of it.
-        Returns the weights of that convolution, for the caller to set, and the factor that they must carry.
+        Returns the weights of that convolution (out, in, k, k), for the caller to set, and the factor they must carry.
         """
         if not self.lift:
             raise NotImplementedError(f"{type(self).__name__} has no linear start")
@@ -60,7 +60,8 @@ class Cell(nn.Module):
         side = self.hidden.weight.shape[-1] // 2
         self.hidden.weight[rows] = 0
         self.hidden.weight[rows, :, side, side] = -self.lift * self.keeps * torch.eye(self.c_out)
-        return self.input.weight[rows], self.lift
+        transposed = isinstance(self.input, nn.ConvTranspose2d)
+        return (self.input.weight.transpose(0, 1) if transposed else self.input.weight)[rows], self.lift
 
 
 class ConvLSTM(Cell):

@@ -79,13 +79,62 @@ def recurrent_start(encoder: nn.Sequential, decoder: nn.Sequential, *, pairs: bo
             _place(weight[out], patterns[which], channel, mix, slice(1, 3), gain)
             back[4 * channel : 4 * channel + 4, out, middle, middle] = lift * patterns[which].flatten()
         shapes = candidates[kept]
-    spread = (PIXEL_VARIANCE * _variance(shapes)).sqrt()
+    _signs(code, answer, paint, shapes, signs)
+
+
+@torch.no_grad()
+def strided_recurrent_start(encoder: nn.Sequential, decoder: nn.Sequential) -> None:
+    """The same for a pair whose layers stride, on both sides: each of stride 2 is a 2x2 DCT, the others pass on."""
+    *downs, code = (m for m in encoder if isinstance(m, Layer))
+    answer, *ups, paint = (m for m in decoder if isinstance(m, Layer))
+    shapes, patterns = COLOURS[:, :, None, None], _patterns(2)
+    for i, (down, up) in enumerate(zip(downs, ups[::-1], strict=True)):
+        (weight, gain), (back, lift) = _carrier(down, SMALL if i == 0 else 1.0), _carrier(up, 1.0)
+        if _stride(down) == 1:
+            nn.init.dirac_(weight).mul_(gain)
+            nn.init.dirac_(back).mul_(lift)
+            continue
+        candidates = _compose(shapes, patterns)
+        kept = _strongest(candidates, min(len(weight), back.shape[1]))
+        weight.zero_()
+        back.zero_()
+        for out, (channel, which) in enumerate(zip((kept // 4).tolist(), (kept % 4).tolist(), strict=True)):
+            _place(weight[out], patterns[which], channel, COLOURS[channel] if i == 0 else None, slice(1, 3), gain)
+            back[channel, out, 1:3, 1:3] = lift * patterns[which]
+        shapes = candidates[kept]
+    _signs(code, answer, paint, shapes, torch.ones(1))
+
+
+Layer = nn.Conv2d | nn.ConvTranspose2d | Cell
+
+
+def _carrier(layer: nn.Module, gain: float) -> tuple[Tensor, float]:
+    """The weights (out, in, k, k) that a straight layer passes its input through, and what they must be times."""
+    if isinstance(layer, Cell):
+        weight, lift = layer.straighten()
+        return weight, lift * gain
+    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+    return (layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight), gain
+
+
+def _stride(layer: nn.Module) -> int:
+    inner = layer.input if isinstance(layer, Cell) else layer
+    return int(inner.stride[0])  # type: ignore[index, arg-type]
+
+
+def _signs(code: nn.Module, answer: nn.Module, paint: nn.Module, shapes: Tensor, signs: Tensor) -> None:
+    """Set the 1x1 layers next to the bits and the pixels: one bit, or two of opposite sign, for each shape."""
+    assert isinstance(code, nn.Conv2d)
+    assert isinstance(answer, nn.Conv2d)
+    assert isinstance(paint, nn.Conv2d)
+    count = len(code.weight) // len(signs)
+    spread = (PIXEL_VARIANCE * _variance(shapes[:count])).sqrt()
     code.weight.zero_()
     answer.weight.zero_()
-    for b in range(len(spread)):
+    for b, size in enumerate(spread):
         bits = slice(b * len(signs), (b + 1) * len(signs))
-        code.weight[bits, b, 0, 0] = signs / (SMALL * spread[b])
-        answer.weight[b, bits, 0, 0] = signs * TYPICAL * SMALL * spread[b]
+        code.weight[bits, b, 0, 0] = signs / (SMALL * size)
+        answer.weight[b, bits, 0, 0] = signs * TYPICAL * SMALL * size
     paint.weight.zero_()
     paint.weight[:, : len(COLOURS), 0, 0] = 2 * COLOURS.T / SMALL  # tanh(y) / 2 comes behind
 
