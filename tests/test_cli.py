@@ -23,6 +23,7 @@ from PIL import Image, ImageCms
 
 from kodim import container, registry
 from kodim.cli import main
+from kodim.metrics import psnr
 
 COMMANDS = (
     *("compress", "decompress", "info", "codecs", "evaluate", "compare", "leaderboard", "datasets", "train"),
@@ -532,6 +533,20 @@ def test_decompress_of_a_folder_takes_kdm_files_only(run: Callable[..., Run], fo
     assert result.code == 2
     assert "skipped" in result.err
     assert f"{folder / 'x.kdm'}: " in result.err
+
+
+def test_restore_is_nearer_to_the_original_than_jpeg(run: Callable[..., Run], tmp_path: Path) -> None:
+    original = skimage.data.astronaut()[:256, :256]
+    file = tmp_path / "photo.jpg"
+    Image.fromarray(original).save(file, quality=40)
+    before = file.read_bytes()
+    assert run("restore", file).code == 0
+    assert file.read_bytes() == before
+    plain, restored = (psnr(original, np.asarray(Image.open(file.with_suffix(s)))) for s in (".jpg", ".png"))
+    assert restored > plain + 0.1
+    (tmp_path / "cut.jpg").write_bytes(before[: len(before) // 2])
+    assert run("restore", tmp_path / "cut.jpg").code == 2
+    assert not (tmp_path / "cut.png").exists()
 
 
 # info and codecs
