@@ -22,7 +22,8 @@ QUALITIES = (25, 50, 75)
 def main() -> None:
     weights = sys.argv[2] if len(sys.argv) > 2 else None
     pictures = [load(p).pixels for p in sorted(Path(sys.argv[1]).iterdir())]
-    print("| JPEG quality | chroma | bpp | JPEG dB | restored dB | gain dB | better on |\n|---|---|---|---|---|---|---|")
+    print("| JPEG quality | chroma | bpp | JPEG dB | restored dB | gain dB | better on |")
+    print("|---|---|---|---|---|---|---|")
     for quality in QUALITIES:
         for name, subsampling in (("4:2:0", 2), ("4:4:4", 0)):
             rows = []
