@@ -47,6 +47,7 @@ class Covell2017(Adaptive):
         "compact": {"sizes": ((16, 48, 96, 128), (96, 128, 96, 48, 24)), "bits": 32, "passes": 8, "dct": True},
         "test": {"sizes": ((8, 8, 8, 8), (8, 16, 16, 16, 16)), "bits": 8, "passes": 3},
     }
+    grid = (0.0, 25.0, 50.0, 75.0, 100.0)
     masked = 0.5
 
     def __init__(

@@ -72,6 +72,7 @@ class Johnston2018(Adaptive):
         },
         "test": {"sizes": ((8, 8, 8, 8), (8, 16, 16, 16, 16)), "bits": 8, "passes": 3, "prime": 1},
     }
+    grid = (0.0, 25.0, 50.0, 75.0, 100.0)
 
     average: Tensor
 

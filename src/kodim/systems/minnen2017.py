@@ -71,6 +71,7 @@ class Minnen2017(Codec):
         },
         "test": {"sizes": ((8, 8, 8, 8), (8, 16, 16, 16, 16)), "predictor": (8, 8, 8, 8), "bits": 8, "passes": 3},
     }
+    grid = (0.0, 25.0, 50.0, 75.0, 100.0)
     refinable = False
     stride = TILE
     lowest, highest = 22.0, 38.0  # dB of PSNR that a tile is coded to, at quality 0 and 100
