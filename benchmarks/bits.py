@@ -46,9 +46,8 @@ def main() -> None:
                 if hasattr(module, "freeze") and name != "own":
                     module.freeze()
             psnr, rows[name] = measure(codec, pictures)
-        print(
-            f"\n{slug}: {type(own).__name__}\n| pass | PSNR dB | raw bpp | counts bpp | own bpp |\n|---|---|---|---|---|"
-        )
+        print(f"\n{slug}: {type(own).__name__}\n| pass | PSNR dB | raw bpp | counts bpp | own bpp |")
+        print("|---|---|---|---|---|")
         for k, (value, *bpp) in enumerate(zip(psnr, *rows.values(), strict=True), 1):
             print(f"| {k} | {value:.2f} | " + " | ".join(f"{b:.4f}" for b in bpp) + " |")
         total = [float(r.sum()) for r in rows.values()]

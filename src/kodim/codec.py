@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ from .coding.priors import PriorModule
 from .coding.sites import Code, Decode, Encode, Estimate, Train
 from .errors import BadRequest, DriftError
 from .refine import refine
+
+if TYPE_CHECKING:
+    from .overfit.fit import Goal
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,10 @@ class Codec(nn.Module, ABC):
         info: registry card of the system (slug, title, authors, taxonomy, ...); a literal dictionary.
         presets: name -> keyword arguments of `__init__`.
         stride: height and width are padded to multiples of it (edge replication) and cropped again.
+        grid: qualities that studies measure unless told otherwise; fewer of a codec that takes its time.
         refinable: whether an encoder may alter latents in search of cheaper ones (effort 2 and above).
+        efforts: steps of that search at effort 1, 2, ..
+        fits: the search adapts the codec itself to the picture, and can meet a goal on the way.
 
     Attributes:
         levels: number of trained rates; quality 0..100 spans them, with everything in between.
@@ -94,7 +100,10 @@ class Codec(nn.Module, ABC):
     info: ClassVar[Mapping[str, Any]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     stride: ClassVar[int] = 64
+    grid: ClassVar[tuple[float, ...]] = (0.0, 15.0, 30.0, 45.0, 60.0, 75.0, 90.0, 100.0)
     refinable: ClassVar[bool] = True
+    efforts: ClassVar[Sequence[int]] = (0, 2, 4, 8, 15, 30, 60, 120, 250)  # each of about three decodes
+    fits: ClassVar[bool] = False
 
     levels: int = 1
     passes: int = 0
@@ -133,17 +142,17 @@ class Codec(nn.Module, ABC):
     @final
     @torch.no_grad()
     def compress(
-        self, x: Tensor, quality: float = 60.0, *, steps: int = 0, thrift: float = 0.0
+        self, x: Tensor, quality: float = 60.0, *, steps: int = 0, thrift: float = 0.0, goal: "Goal | None" = None
     ) -> tuple[Stream, Tensor]:
         """Code one picture x (1, 3, H, W) in [0, 1]; returns the stream and the decoder's picture.
 
         `thrift` above 0 rounds with an eye on the rate; `steps` of gradient descent look for
-        cheaper or better symbols instead (:mod:`kodim.refine`).
+        cheaper or better symbols instead (:mod:`kodim.refine`). A codec that fits itself to the picture meets a `goal`.
         """
         self._need_eval()
         padded, level = self._pad(x), self._levels(quality, 1, x.device)
         if steps and self.refinable:
-            code = Encode(padded, level, refine(self, padded, level, x.shape[2:], steps))
+            code = Encode(padded, level, self.search(padded, level, x.shape[2:], steps, goal))
         else:
             code = Encode(padded, level, thrift=thrift if self.refinable else 0.0)
         x_hat = self.program(code)[:, :, : x.shape[2], : x.shape[3]].clamp(0, 1)
@@ -210,6 +219,10 @@ class Codec(nn.Module, ABC):
     def passes_of(self, quality: float) -> int:
         """How many streams a picture of this quality consists of; 1 where there are no passes."""
         return int(self.passes_at(self._levels(quality, 1, torch.device("cpu")))) if self.passes else 1
+
+    def search(self, x: Tensor, level: Tensor, size: Sequence[int], steps: int, goal: "Goal | None") -> list[Tensor]:
+        """Nudges for the sites of the program that make a better file: see :func:`kodim.refine.refine`."""
+        return refine(self, x, level, size, steps)
 
     @property
     def qualities(self) -> tuple[float, ...] | None:

@@ -10,6 +10,7 @@ import numpy as np
 from . import container, weights
 from .errors import BadRequest, CorruptFile, KodimError, MissingWeights
 from .picture import MAX_PIXELS, Picture, pack_alpha, unpack_alpha
+from .progress import part
 from .registry import Entry, create, find, weights_file
 from .tiles import Span, layout
 
@@ -17,11 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .codec import Codec, Stream
-
-# Encoder effort 1..9 -> steps of the search for better symbols (kodim.refine), each of which takes about three
-# decodes. Effort 2 rounds with an eye on the rate instead (quantizers.rounding) where that pays.
-STEPS = (0, 2, 4, 8, 15, 30, 60, 120, 250)
-DEFAULT_QUALITIES = (0.0, 15.0, 30.0, 45.0, 60.0, 75.0, 90.0, 100.0)
+    from .overfit.fit import Goal
 
 
 class LearnedCodec:
@@ -53,31 +50,45 @@ class LearnedCodec:
 
     @property
     def qualities(self) -> tuple[float, ...]:
-        return self.codec.qualities or DEFAULT_QUALITIES
+        return self.codec.qualities or self.codec.grid
 
     def arguments(self, quality: float) -> dict[str, Any]:
         return {"quality": quality, "preset": self.preset, "weights": self.codec.fingerprint().hex()}
 
-    def encode(self, picture: Picture, quality: float, *, effort: int | None = None) -> bytes:
+    @property
+    def fits(self) -> bool:
+        """Whether effort above 1 fits the codec to the picture, and so can meet a goal on the way."""
+        return self.codec.fits
+
+    def encode(
+        self, picture: Picture, quality: float, *, effort: int | None = None, goal: "Goal | None" = None
+    ) -> bytes:
         """The .kdm file of a picture.
 
+        Args:
+            effort: 1, the default, is one pass; more searches for better symbols (:mod:`kodim.refine`). Effort 2
+                rounds with an eye on the rate instead (:mod:`kodim.quantizers.rounding`) where that pays.
+            goal: of a codec that `fits`: what it is to reach, and where to start.
+
         Raises:
-            BadRequest: quality outside 0..100, or effort outside 1..9. (Effort 1, the default, is one pass; more
-                searches for better symbols: :mod:`kodim.refine`.)
+            BadRequest: quality outside 0..100, or effort outside 1..9 (of a codec that `fits`, 1..10).
             MissingWeights: no trained weights.
         """
         if not 0 <= quality <= 100:
             raise BadRequest(f"quality must lie in 0..100, not {quality:g}")
-        if effort is not None and not 1 <= effort <= 9:
-            raise BadRequest(f"effort must lie in 1..9, not {effort}")
+        codec = self.codec
+        if effort is not None and not 1 <= effort <= len(codec.efforts):
+            raise BadRequest(f"effort must lie in 1..{len(codec.efforts)}, not {effort}")
         quality = round(quality * 100) / 100
-        codec, steps = self.codec, STEPS[(effort or 1) - 1]
+        steps = codec.efforts[(effort or 1) - 1]
         thrift = codec.thrift if effort == 2 else 0.0
         steps = 0 if thrift else steps
-        streams = [
-            codec.compress(to_tensor(picture.pixels[rows.outer, columns.outer]), quality, steps=steps, thrift=thrift)[0]
-            for rows, columns in layout(picture.height, picture.width)
-        ]
+        tiles, streams = layout(picture.height, picture.width), []
+        for i, (rows, columns) in enumerate(tiles):
+            x = to_tensor(picture.pixels[rows.outer, columns.outer])
+            with part(i, len(tiles)):
+                aim = None if goal is None else goal.tile(i)
+                streams.append(codec.compress(x, quality, steps=steps, thrift=thrift, goal=aim)[0])
         header = container.Header(
             codec=self.slug,
             weights=codec.fingerprint(),
@@ -102,6 +113,25 @@ class LearnedCodec:
                 xmp=picture.xmp,
             )
         )
+
+    def sent(self, data: bytes, picture: Picture) -> "tuple[float, tuple[Stream, ...]]":
+        """Quality and streams, tile by tile, of an earlier file of the same picture: what a fit can go on from.
+
+        Raises:
+            BadRequest: it is another picture's, or of another codec or other weights.
+        """
+        from .codec import Stream
+
+        file = container.parse(data)
+        header = file.header
+        if (header.codec, header.preset, header.weights) != (self.slug, self.preset, self.codec.fingerprint()):
+            raise BadRequest(
+                f"was written by {header.codec} {header.preset} {header.weights.hex()}: cannot go on from it"
+            )
+        tiles = layout(picture.height, picture.width)
+        if (header.width, header.height) != (picture.width, picture.height) or len(file.payloads) != len(tiles):
+            raise BadRequest(f"holds another picture, of {header.width}x{header.height}: cannot go on from it")
+        return header.quality, tuple(Stream(p.data, p.symbols_crc) for p in file.payloads)
 
     def decode(self, data: bytes) -> Picture:
         """The picture in a .kdm file written by this system; see :func:`decode_kdm` for any system's."""

@@ -198,6 +198,8 @@ def compress_to(
         not exactly one target, a target that makes no sense, or what `codec.encode` raises.
     """
     target, tolerance, aim = _goal(picture, bpp, psnr, ms_ssim)
+    if getattr(codec, "fits", False) and (effort or 1) > 1:
+        return _fitted(codec, picture, effort, tolerance, bpp=bpp, psnr=psnr, ms_ssim=ms_ssim)
     files: dict[float, bytes] = {}
 
     def rate(data: bytes) -> float:
@@ -231,6 +233,26 @@ def compress_to(
         ms_ssim=found.value if ms_ssim is not None else None,
         status=found.status,
     )
+
+
+def _fitted(codec: ImageCodec, picture: Picture, effort: int | None, tolerance: float, **wish: float | None) -> Result:
+    """One fit instead of many: it starts at the quality that would do without, and steers as it goes.
+
+    A wanted MS-SSIM is met without effort; the fit then keeps the PSNR that it took.
+    """
+    from kodim.overfit.fit import Goal
+
+    (kind,) = (k for k, v in wish.items() if v is not None)
+    start = compress_to(codec, picture, bpp=wish["bpp"], psnr=wish["psnr"], ms_ssim=wish["ms_ssim"])
+    psnr = measure_psnr(picture.pixels, codec.decode(start.data).pixels) if kind == "ms_ssim" else wish["psnr"]
+    goal = Goal(bpp=wish["bpp"], psnr=psnr)
+    data = codec.encode(picture, start.quality, effort=effort, goal=goal)  # type: ignore[call-arg]
+    decoded = codec.decode(data).pixels
+    values = {"bpp": 8 * len(data) / (picture.width * picture.height), "psnr": measure_psnr(picture.pixels, decoded)}
+    if kind == "ms_ssim":
+        values[kind] = measure_ms_ssim(picture.pixels, decoded) or 0.0
+    status = "met" if abs(values[kind] - (wish[kind] or 0)) <= tolerance else "nearest"
+    return Result(data, start.quality, values["bpp"], values["psnr"], values.get("ms_ssim"), status)
 
 
 def _goal(picture: Picture, bpp: float | None, psnr: float | None, ms_ssim: float | None) -> tuple[float, float, float]:

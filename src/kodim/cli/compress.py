@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import io
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kodim.cli import signals
 from kodim.cli.batch import Row, work_through
 from kodim.cli.inputs import Outputs, expand, is_kdm_file, is_picture, read_bytes
 from kodim.cli.output import check_writable, kilobytes, write_file
-from kodim.errors import BadRequest, UnsupportedImage
+from kodim.errors import BadRequest, KodimError, UnsupportedImage
 from kodim.registry import DEFAULT_CODEC
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from kodim.picture import Picture
     from kodim.registry import ImageCodec
 
 DEFAULT_QUALITY = 60.0
+SMALLEST_CODEC, MAX_EFFORT, FIT_EFFORT = "overfit", 10, 5
 
 COMPRESS_EXAMPLES = """[bold]Examples[/bold]
 
@@ -87,7 +91,19 @@ def compress(
     lossless: Annotated[bool, typer.Option("--lossless", help="Keep every pixel (not available yet).")] = False,
     effort: Annotated[
         int | None,
-        typer.Option(metavar="1..9", help="Time spent for smaller files. Default: the codec's own."),
+        typer.Option(
+            metavar="1..10",
+            help="Time spent for smaller files. Default: the codec's own. 10 fits a decoder to the picture: minutes.",
+        ),
+    ] = None,
+    smallest: Annotated[
+        bool, typer.Option("--smallest", help="Short for --codec overfit --effort 10; Ctrl-C once ends early.")
+    ] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.kdm", help="With overfit: go on from this earlier result.", show_default=False, dir_okay=False
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -99,17 +115,28 @@ def compress(
     """
     from kodim import registry
 
+    if smallest:
+        if codec not in (DEFAULT_CODEC, SMALLEST_CODEC) or effort not in (None, MAX_EFFORT):
+            raise BadRequest(f"--smallest means --codec {SMALLEST_CODEC} --effort {MAX_EFFORT}: leave those out")
+        effort = MAX_EFFORT
+    if codec == DEFAULT_CODEC and (effort == MAX_EFFORT or resume is not None):
+        codec = SMALLEST_CODEC
+
     target = _target(quality=quality, bpp=bpp, psnr=psnr, ms_ssim=ms_ssim, max_error=max_error, lossless=lossless)
-    if effort is not None and not 1 <= effort <= 9:
-        raise BadRequest(f"--effort goes from 1 to 9, not {effort}")
+    if effort is not None and not 1 <= effort <= MAX_EFFORT:
+        raise BadRequest(f"--effort goes from 1 to {MAX_EFFORT}, not {effort}")
     chosen = registry.get(codec)
     inputs = expand(files, is_picture, "picture")
+    if resume is not None and (quality is not None or len(inputs.files) > 1):
+        raise BadRequest("--resume goes on with one picture, at the quality of the earlier file")
     outputs = Outputs(output, chosen.extension, inputs)
 
     def job(path: Path) -> Row:
         goal = outputs.path_for(path)
         check_writable(goal)
-        return _compress_one(path, goal, chosen, target, effort)
+        fits = getattr(chosen, "fits", False)
+        with signals.patient() if fits else nullcontext():
+            return _compress_one(path, goal, chosen, target, effort or (FIT_EFFORT if fits else None), resume)
 
     work_through(inputs, "compressing", job, lambda row: _compress_line(row, target), as_json=as_json)
 
@@ -137,7 +164,9 @@ def _target(*, max_error: int | None, lossless: bool, **wishes: float | None) ->
     return Target(kind, value)
 
 
-def _compress_one(path: Path, goal: Path, codec: ImageCodec, target: Target, effort: int | None) -> Row:
+def _compress_one(
+    path: Path, goal: Path, codec: ImageCodec, target: Target, effort: int | None, resume: Path | None
+) -> Row:
     """Compress one file; the row of the JSON output."""
     from kodim.picture import load
 
@@ -148,7 +177,10 @@ def _compress_one(path: Path, goal: Path, codec: ImageCodec, target: Target, eff
             raise UnsupportedImage(f"{path}: is compressed already; `kodim decompress` opens it") from None
         raise
     reached: Row = {}
-    if target.kind == "quality":
+    if resume is not None:
+        data, value = _resumed(resume, picture, codec, target, effort)
+        reached["quality"] = value
+    elif target.kind == "quality":
         data = codec.encode(picture, target.value, effort=effort)
         reached["quality"] = target.value
     else:
@@ -175,6 +207,26 @@ def _compress_one(path: Path, goal: Path, codec: ImageCodec, target: Target, eff
         "input_bytes": original,
         **reached,
     }
+
+
+def _resumed(
+    earlier: Path, picture: Picture, codec: ImageCodec, target: Target, effort: int | None
+) -> tuple[bytes, float]:
+    """A fit that goes on from an earlier file; its bytes and its quality."""
+    if not getattr(codec, "fits", False):
+        raise BadRequest(f"--resume is for codecs that fit themselves to a picture ({SMALLEST_CODEC})")
+    if target.kind == "ms_ssim":
+        raise BadRequest("--resume goes together with --bpp or --psnr, not with --ms-ssim")
+    from kodim.learned import LearnedCodec
+    from kodim.overfit.fit import Goal
+
+    assert isinstance(codec, LearnedCodec)
+    try:
+        quality, streams = codec.sent(read_bytes(earlier), picture)
+    except KodimError as error:
+        raise BadRequest(f"{earlier}: {error}") from None
+    wish = {} if target.kind == "quality" else {target.kind: target.value}
+    return codec.encode(picture, quality, effort=effort, goal=Goal(**wish, streams=streams)), quality
 
 
 def _compress_line(row: Row, target: Target) -> str:

@@ -108,14 +108,17 @@ def progress(total: int, label: str) -> Iterator[Callable[[str], None]]:
     shared = sys.stdout.isatty()
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=shared) as bar:
         task = bar.add_task(label, total=total)
-        done = -1
+        done, name = -1, ""
 
         def advance(what: str) -> None:
-            nonlocal done
-            done += 1
+            nonlocal done, name
+            done, name = done + 1, what
             bar.update(task, completed=done, description=f"{label} {one_line(what)}")
 
-        with listening(lambda share: bar.update(task, completed=done + share)):
+        def say_more(words: str) -> None:
+            bar.update(task, description=f"{label} {one_line(name)}  {words}")
+
+        with listening(lambda share: bar.update(task, completed=done + share), say_more):
             yield advance
 
 

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from kodim.progress import stoppable
+
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -29,10 +31,14 @@ class Stopped(BaseException):
 
 
 _received: int | None = None
+_patient = _asked = False
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
-    global _received
+    global _received, _asked
+    if _patient and number == signal.SIGINT and not _asked:
+        _asked = True
+        return
     if _received is None:  # a second Ctrl-C must not interrupt the cleaning up that the first one started
         _received = number
         raise Stopped(number)
@@ -42,6 +48,23 @@ def check() -> None:
     """Raise Stopped if a signal came whose exception was lost on its way."""
     if _received is not None:
         raise Stopped(_received)
+
+
+@contextlib.contextmanager
+def patient() -> Iterator[None]:
+    """Inside the block the first Ctrl-C only sets `asked`, for work that can end early with a result.
+
+    It counts from the end of the block on: what `check` guards then does not begin.
+    """
+    global _patient, _asked, _received
+    _patient, _asked = True, False
+    try:
+        with stoppable(lambda: _asked):
+            yield
+    finally:
+        _patient = False
+        if _asked and _received is None:
+            _received = signal.SIGINT
 
 
 @contextlib.contextmanager

@@ -1,0 +1,89 @@
+"""What does it gain to stop where the picture is good enough? `python benchmarks/adaptive.py FOLDER [PICTURES]`
+
+Codes pictures with the spatially adaptive codecs over their qualities, and with their non-adaptive twins: the same
+weights, every place sending in every pass, one to all of them. Prints the BD-rate (PSNR, RGB) of adaptive against twin,
+on the pictures of the folder and on the same with their left half made flat; then how near `--psnr` lands.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kodim import registry
+from kodim.codec import Codec
+from kodim.learned import to_tensor
+from kodim.metrics import bd_rate, overlap
+from kodim.picture import load
+from kodim.progressive import Adaptive
+from kodim.rate import compress_to
+
+SYSTEMS = ("johnston2018", "covell2017", "minnen2017")
+QUALITIES = (0.0, 20.0, 40.0, 60.0, 80.0, 100.0)
+TARGETS = (22.0, 24.0, 26.0)
+Curve = list[tuple[float, float]]
+
+
+def psnr(x: Tensor, y: Tensor) -> float:
+    return float(-10 * torch.log10((x - y).square().mean()))
+
+
+@torch.no_grad()
+def adaptive(codec: Codec, x: Tensor) -> Curve:
+    """(bpp, PSNR) over the qualities."""
+    found = []
+    for quality in QUALITIES:
+        out = codec(x, quality)
+        found.append((float(out.bpp[0]), psnr(x, out.x_hat)))
+    return found
+
+
+@torch.no_grad()
+def twin(codec: Codec, x: Tensor) -> Curve:
+    """(bpp, PSNR) over the passes, all places sending in each."""
+    if isinstance(codec, Adaptive):
+        before, codec.worst, codec.best = (codec.worst, codec.best), 1e-6, 1e-6
+        out = codec(x, 100.0)
+        codec.worst, codec.best = before
+        bits = np.cumsum([float(b[0]) for b in out.pass_bits]) / out.pixels
+        return [(float(b), psnr(x, p)) for b, p in zip(bits, out.pictures, strict=True)]
+    found, steps, wanted = [], codec.steps, (codec.lowest, codec.highest)
+    codec.lowest = codec.highest = 1e3  # type: ignore[assignment]
+    for k in range(1, int(steps) + 1):  # type: ignore[arg-type]
+        codec.steps = k  # type: ignore[assignment]
+        out = codec(x, 100.0)
+        found.append((float(out.bpp[0]), psnr(x, out.x_hat)))
+    codec.steps, (codec.lowest, codec.highest) = steps, wanted
+    return found
+
+
+def half_flat(x: Tensor) -> Tensor:
+    flat = x.clone()
+    half = x.shape[3] // 2
+    flat[..., :half] = x[..., :half].mean((2, 3), keepdim=True)
+    return flat
+
+
+def compare(codec: Codec, pictures: list[Tensor]) -> str:
+    curves = [np.mean([curve(codec, x) for x in pictures], 0) for curve in (twin, adaptive)]
+    (r0, q0), (r1, q1) = (c.T.tolist() for c in curves)
+    return f"{bd_rate(r0, q0, r1, q1):+.1f}% ({100 * overlap(q0, q1):.0f}%)"
+
+
+def main() -> None:
+    files = sorted(Path(sys.argv[1]).iterdir())[: int(sys.argv[2]) if len(sys.argv) > 2 else 6]
+    pictures = [to_tensor(load(p).pixels) for p in files]
+    print(f"| codec | as they are | left half flat | --psnr {', '.join(map(str, TARGETS))}: largest miss |")
+    print("|---|---|---|---|")
+    for slug in SYSTEMS:
+        codec = registry.create(slug)
+        columns = [compare(codec, pictures), compare(codec, [half_flat(x) for x in pictures])]
+        system = registry.get(slug)
+        misses = [abs(compress_to(system, load(files[0]), psnr=target).psnr - target) for target in TARGETS]
+        print(f"| `{slug}` | {' | '.join(columns)} | {max(misses):.2f} dB |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

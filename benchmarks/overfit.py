@@ -1,0 +1,123 @@
+"""The overfitted codec against classical ones, picture by picture: `python benchmarks/overfit.py FOLDER -o points.csv`
+
+Encodes the first pictures of a folder at four qualities with each effort, and the classical codecs along their whole
+range; real files, decoded again. Every point is a line of the CSV, written when it is there, so a run that was
+stopped goes on where it was. Prints the BD-rate (PSNR over RGB, pchip) of each picture against each classical codec
+and, with `--published`, a JSON file {"pictures": {name: [[bpp, dB], ..]}}, against published points. With other jobs
+on the machine the seconds say little; the rates do not change.
+"""
+
+import argparse
+import csv
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kodim import registry
+from kodim.errors import BadRequest
+from kodim.metrics import bd_rate, psnr
+from kodim.picture import Picture, load
+
+FIELDS = ("picture", "codec", "effort", "quality", "bytes", "bpp", "psnr", "encode_s", "decode_s")
+CLASSICAL = ("jpeg", "jpeg2000", "webp", "heic", "avif")
+CLASSICAL_QUALITIES = (5, 15, 25, 35, 45, 55, 65, 75, 85, 92)
+
+Curve = list[tuple[float, float]]
+
+
+class Points:
+    """The CSV: what is there is not measured again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[tuple[str, str, str, str], dict[str, str]] = {}
+        if path.exists():
+            with path.open(newline="") as f:
+                for row in csv.DictReader(f):
+                    self.rows[row["picture"], row["codec"], row["effort"], row["quality"]] = row
+
+    def measure(self, name: str, picture: Picture, codec: str, effort: int, quality: float) -> None:
+        key = (name, codec, str(effort), f"{quality:g}")
+        if key in self.rows:
+            return
+        coder, started = registry.get(codec), time.perf_counter()
+        data = coder.encode(picture, quality, effort=effort or None)
+        encoded = time.perf_counter()
+        decoded = coder.decode(data).pixels
+        bpp = 8 * len(data) / (picture.width * picture.height)
+        values = (len(data), f"{bpp:.5f}", f"{psnr(picture.pixels, decoded):.4f}",
+                  f"{encoded - started:.2f}", f"{time.perf_counter() - encoded:.2f}")  # fmt: skip
+        row = dict(zip(FIELDS, (*key, *map(str, values)), strict=True))
+        fresh = not self.path.exists()
+        with self.path.open("a", newline="") as f:
+            writer = csv.DictWriter(f, FIELDS)
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+        self.rows[key] = row
+        if codec == "overfit":
+            print("  ".join(row.values()), flush=True)
+
+    def curve(self, name: str, codec: str, effort: int) -> Curve:
+        rows = [r for (p, c, e, _), r in self.rows.items() if (p, c, e) == (name, codec, str(effort))]
+        return [(float(r["bpp"]), float(r["psnr"])) for r in rows]
+
+    def seconds(self, names: Sequence[str], effort: int, field: str) -> float:
+        return float(np.mean([float(r[field]) for (p, c, e, _), r in self.rows.items()
+                              if p in names and (c, e) == ("overfit", str(effort))]))  # fmt: skip
+
+
+def difference(anchor: Curve, test: Curve) -> float:
+    try:
+        return bd_rate(*zip(*anchor, strict=True), *zip(*test, strict=True))
+    except BadRequest:
+        return math.nan
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the CSV")
+    parser.add_argument("--pictures", type=int, default=6)
+    parser.add_argument("--efforts", default="7,9", help="7 takes about 2 minutes on two free cores, 9 about 10")
+    parser.add_argument("--qualities", default="20,40,60,80")
+    parser.add_argument("--classical", default=",".join(CLASSICAL))
+    parser.add_argument("--published", type=Path)
+    parser.add_argument("--side", type=int, default=0, help="crop the pictures to this side, for a quick look")
+    args = parser.parse_args()
+    efforts = [int(e) for e in args.efforts.split(",")]
+    classical = [c for c in args.classical.split(",") if c]
+    pictures = {p.stem: load(p) for p in sorted(args.folder.iterdir())[: args.pictures]}
+    if args.side:
+        pictures = {n: load(p.pixels[: args.side, : args.side].copy()) for n, p in pictures.items()}
+    points = Points(args.output)
+    for name, picture in pictures.items():
+        for codec in classical:
+            for quality in CLASSICAL_QUALITIES:
+                points.measure(name, picture, codec, 0, quality)
+    for effort in efforts:
+        for name, picture in pictures.items():
+            for quality in map(float, args.qualities.split(",")):
+                points.measure(name, picture, "overfit", effort, quality)
+    published = json.loads(args.published.read_text())["pictures"] if args.published else {}
+    for effort in efforts:
+        columns = [*classical, *(["published"] if published else [])]
+        print(f"\neffort {effort}: {points.seconds(list(pictures), effort, 'encode_s'):.0f} s to encode, "
+              f"{points.seconds(list(pictures), effort, 'decode_s'):.1f} s to decode; BD-rate in percent")  # fmt: skip
+        print(f"{'picture':16s}" + "".join(f"{c:>11s}" for c in columns))
+        table = []
+        for name in pictures:
+            test = points.curve(name, "overfit", effort)
+            anchors = [points.curve(name, c, 0) for c in classical]
+            anchors += [[(b, q) for b, q in published.get(name, [])]] if published else []
+            table.append([difference(anchor, test) for anchor in anchors])
+            print(f"{name:16s}" + "".join(f"{v:+11.1f}" for v in table[-1]))
+        print(f"{'mean':16s}" + "".join(f"{v:+11.1f}" for v in np.nanmean(table, 0)))
+
+
+if __name__ == "__main__":
+    main()
