@@ -119,7 +119,7 @@ def _carrier(layer: nn.Module, gain: float) -> tuple[Tensor, float]:
 
 def _stride(layer: nn.Module) -> int:
     inner = layer.input if isinstance(layer, Cell) else layer
-    return int(inner.stride[0])  # type: ignore[index, arg-type]
+    return int(inner.stride[0])  # type: ignore[index]
 
 
 def _signs(code: nn.Module, answer: nn.Module, paint: nn.Module, shapes: Tensor, signs: Tensor) -> None:
