@@ -49,6 +49,7 @@ class Baig2017(Codec):
         "arxiv": "1709.08855",
         "aliases": ["inpainting-residual-to-image"],
         "improves": "toderici2016",
+        "place": "Eight pairs of networks from nothing in 9 minutes.",
         "taxonomy": {
             "network": "CNN in stages, unrolled like an RNN",
             "unit": "32x32 patch",

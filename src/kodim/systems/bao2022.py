@@ -41,6 +41,8 @@ class Bao2022(Minnen2018):
         "arxiv": None,
         "aliases": ["hybrid-attention"],
         "improves": "balle2018",
+        "place": "Attention and repairs began at zero on the trunk of `minnen2018` and had 5 minutes, which "
+        "did not make up for moving the trunk.",
         "taxonomy": {
             "network": "VAE (CNN with GDN, attention, post-processing)",
             "unit": "full image",

@@ -34,6 +34,8 @@ class Covell2017(Adaptive):
         "arxiv": "1705.06687",
         "aliases": ["stop-code-tolerant"],
         "improves": "toderici2017",
+        "place": "7 minutes from a coder of DCT signs; codes of 1 and 0 halve the coefficients that the start can "
+        "tell.",
         "taxonomy": {
             "network": "RNN (convolutional GRU)",
             "unit": "full image, bits per 16x16 tile",

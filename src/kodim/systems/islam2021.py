@@ -29,6 +29,7 @@ class Islam2021(Progressive):
         "arxiv": None,
         "aliases": ["rnn-gdn"],
         "improves": "toderici2017",
+        "place": "`toderici2017` with divisive normalisation, 4 minutes from its weights.",
         "taxonomy": {
             "network": "RNN (convolutional LSTM with GDN)",
             "unit": "full image",

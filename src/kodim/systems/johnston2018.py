@@ -38,6 +38,8 @@ class Johnston2018(Adaptive):
         "arxiv": "1703.10114",
         "aliases": ["priming-rnn"],
         "improves": "toderici2017",
+        "place": "7 minutes from a coder of DCT signs. It stops where blocks are good enough, but with these weights "
+        "later passes gain too little to be worth aiming.",
         "taxonomy": {
             "network": "RNN (convolutional GRU)",
             "unit": "full image, bits per 16x16 tile",

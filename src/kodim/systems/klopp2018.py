@@ -46,6 +46,8 @@ class Klopp2018(Minnen2018):
         "year": 2018,
         "aliases": ["code-space-predictor"],
         "improves": "balle2018",
+        "place": "It has no mean or scale from a hyper-decoder of its own kind: the code-space predictor learned from "
+        "nothing in 8 minutes, beside 60 core-minutes of `balle2018`.",
         "taxonomy": {
             "network": "VAE (CNN with sparse GDN)",
             "unit": "full image",

@@ -47,6 +47,7 @@ class Minnen2017(Codec):
         "arxiv": "1802.02629",
         "aliases": ["tiled-rnn"],
         "improves": "toderici2017",
+        "place": "7 minutes from the weights of `toderici2017`, on tiles that see only what is above and to the left.",
         "taxonomy": {
             "network": "CNN predictor, RNN (convolutional LSTM) residual coder",
             "unit": "32x32 tile",

@@ -34,6 +34,8 @@ class Toderici2016(Progressive):
         "year": 2016,
         "arxiv": "1511.06085",
         "aliases": ["variable-rate-rnn"],
+        "place": "Two bits for 4x4 pixels a pass, 6 minutes from a coder of DCT signs: recurrent codecs need the most "
+        "training of all, and had the least.",
         "taxonomy": {
             "network": "RNN (convolutional LSTM)",
             "unit": "full image; variant: 8x8 block",
