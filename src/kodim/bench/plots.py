@@ -63,7 +63,7 @@ def curves_of(result: dict[str, Any], *, every: bool = False) -> list[dict[str, 
             rows = sorted(line["points"], key=lambda p: p["bpp"])
             found.append({"name": line["name"], "published": True, "shown": shown, "points": rows})
     for i, curve in enumerate(found):
-        curve["colour"], curve["marker"] = COLOURS[i % len(COLOURS)], i % len(MARKERS)
+        curve["colour"], curve["marker"] = COLOURS[i % len(COLOURS)], (i + i // len(COLOURS)) % len(MARKERS)
     return found
 
 
