@@ -183,9 +183,10 @@ class Adaptive(Progressive):
             out = out.to(picture.dtype)
             done = picture + out / scale if self.frame == "additive" else out
             # What has sent its last bit stays as it is: its pixels, where passes add up, or else all the picture.
-            going = sending.any(3, keepdim=True).any(2, keepdim=True)
             if self.frame == "additive":
                 going = sending.repeat_interleave(self.code_stride, 2).repeat_interleave(self.code_stride, 3)
+            else:
+                going = sending.any(3, keepdim=True).any(2, keepdim=True)
             picture = torch.where(going, done, picture)
             shown = code.show(picture + 0.5)
         return shown

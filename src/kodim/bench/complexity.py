@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from kodim import container
+from kodim.coding.sites import Part
 from kodim.learned import codec_of, tile_streams
 from kodim.picture import MAX_PIXELS
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from kodim.codec import Codec, Stream
     from kodim.coding.sites import Code
 
-Part = tuple[Tensor, tuple[int, int]]
 Listener = Callable[[tuple[int, ...], Part | None, np.ndarray], None]
 
 
@@ -114,13 +114,14 @@ def _mapped(codec: Codec, size: tuple[int, int]) -> Iterator[np.ndarray]:
 
 def _spread(shape: tuple[int, ...], part: Part | None, bits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bits of a site, shape (1, C, h, w), as bits per pixel (H, W)."""
+    grid = np.zeros((1, 1))
     if part is not None:
         places, grid = part[0].cpu().numpy(), np.zeros(part[1])
         if bits.size % (shape[1] * len(places)) == 0:  # (1, C, n, 1), a row (1, C, 1, n), n tiles (1, C, n, P)
             np.add.at(grid.reshape(-1), places, bits.reshape(shape[1], len(places), -1).sum((0, 2)))
     elif len(shape) == 4:
         grid = bits.reshape(shape).sum((0, 1))
-    if not grid.any() or size[0] % grid.shape[0] or size[1] % grid.shape[1]:
+    if not grid.any() or size[0] % grid.shape[0] or size[1] % grid.shape[1]:  # no grid of this picture
         return np.full(size, bits.sum() / (size[0] * size[1]))
     tall, wide = size[0] // grid.shape[0], size[1] // grid.shape[1]
     return (grid / (tall * wide)).repeat(tall, axis=0).repeat(wide, axis=1)

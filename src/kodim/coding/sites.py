@@ -35,6 +35,9 @@ from .tables import Distributions
 MAX_SYMBOL = 2.0**24  # beyond any sane latent, and exact in float32
 
 
+Part = tuple[Tensor, tuple[int, int]]  # positions (n,) y * w + x, and the (h, w) of their grid
+
+
 class BoundPrior(Protocol):
     """What a site needs to know of a distribution; see :mod:`kodim.coding.priors`."""
 
@@ -56,7 +59,7 @@ class Code:
             A serial context says so before each call; None: all of it.
     """
 
-    part: tuple[Tensor, tuple[int, int]] | None = None
+    part: Part | None = None
 
     def __init__(self, size: tuple[int, int], level: Tensor) -> None:
         self.size, self.level = size, level

@@ -67,9 +67,7 @@ def best_scale(values: Tensor) -> int:
     return min(max(round((math.log(mean) - LOWEST) * PER_UNIT), 0), SCALES - 1)
 
 
-def nudges(
-    differences: Mapping[tuple[str, str], tuple[int, Tensor]], batch_shape: tuple[int, int] = (1, 1)
-) -> list[Tensor]:
+def nudges(differences: Mapping[tuple[str, str], tuple[int, Tensor]]) -> list[Tensor]:
     """What makes :func:`coded_changes` send changes: group -> (step 1 .. 15, multiples of it (n,)); one picture."""
     steps = torch.tensor([float(differences[g][0]) if g in differences else 0.0 for g in GROUPS])
     found = [steps.view(1, 1, -1, 1)]

@@ -43,6 +43,7 @@ def coded_grid(code: Code, net: Net, index: int, side: Tensor | None, latent: Te
         for y0, y1, t in fronts(h, w):
             at = _along(y0, y1, t, w).to(grid.device)
             prior = Laplace(places[0][:, at], places[1][:, at])
+            code.part = at, (h, w)
             code("y", prior, lambda at=at: values[:, None, at, None])  # type: ignore[misc]
         return grid
 
@@ -85,8 +86,10 @@ def _decoded(code: Code, net: Net, size: tuple[int, int], side: Tensor | None) -
     told = None if side is None else side.flatten(2)
     for y0, y1, t in fronts(h, w):
         seen = [plane[:, _TOP + t + dx + SLANT * dy, _LEFT + dy + y0 : _LEFT + dy + y1 + 1] for dy, dx in taps]
-        here = None if told is None else told[:, :, _along(y0, y1, t, w).to(device)]
+        at = _along(y0, y1, t, w).to(device)
+        here = None if told is None else told[:, :, at]
         prior = Laplace(*_tables(exact.entropy(net, _inputs(net, torch.stack(seen, 1), here))))
+        code.part = at, (h, w)
         found = code("y", prior, lambda: torch.empty(0))
         plane[:, _TOP + t, _LEFT + y0 : _LEFT + y1 + 1] = found[:, 0, :, 0].double() * ACTIVATION
     y = torch.arange(h, device=device)[:, None]
