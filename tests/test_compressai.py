@@ -30,12 +30,7 @@ ALL = SMALL + RESIDUAL
 N, M = 6, 8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # A state dict is a dictionary from keys to shapes, filled with noise.

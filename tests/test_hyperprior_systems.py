@@ -22,13 +22,7 @@ from kodim.transforms import integer, perception
 from kodim.transforms.attention import HybridAttention
 from kodim.transforms.integer import Activations, IntegerSequential, codebook
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,7 @@ from kodim.systems.kodim import TURNS, Kodim, _from_cells, _gather, _pick, _to_c
 from kodim.training.muon import Muon
 from kodim.transforms.light import merge_matrix, stem_matrix
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

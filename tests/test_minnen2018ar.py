@@ -9,13 +9,7 @@ from kodim.coding import rangecoder
 from kodim.systems.minnen2018 import Minnen2018
 from kodim.systems.minnen2018ar import Minnen2018Autoregressive
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

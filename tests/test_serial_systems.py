@@ -24,12 +24,7 @@ UNIT = 2.0**-10
 TRUNK_SHARED = ["lee2019", "klopp2018", "fu2021", "koyuncu2022", "minnen2018local"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(slug: str, preset: str = "compact", seed: int = 1, **sizes: int) -> Codec:

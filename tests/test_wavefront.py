@@ -15,12 +15,7 @@ SIZES = [(1, 1), (1, 7), (7, 1), (2, 2), (5, 9), (9, 4)]
 UNIT = 2.0**-10
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def causal(y: int, x: int, h: int, w: int, radius: int) -> list[tuple[int, int]]:

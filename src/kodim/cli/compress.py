@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kodim.cli import signals
-from kodim.cli.batch import Row, work_through
+from kodim.cli.batch import Row, about, work_through
 from kodim.cli.inputs import Outputs, expand, is_kdm_file, is_picture, read_bytes
 from kodim.cli.output import check_writable, kilobytes, write_file
 from kodim.errors import BadRequest, KodimError, UnsupportedImage
@@ -97,7 +97,11 @@ def compress(
         ),
     ] = None,
     smallest: Annotated[
-        bool, typer.Option("--smallest", help="Short for --codec overfit --effort 10; Ctrl-C once ends early.")
+        bool,
+        typer.Option(
+            "--smallest",
+            help="Fit a decoder to each picture: --codec overfit --effort 10. Takes minutes; Ctrl-C once ends early.",
+        ),
     ] = False,
     resume: Annotated[
         Path | None,
@@ -115,16 +119,8 @@ def compress(
     """
     from kodim import registry
 
-    if smallest:
-        if codec not in (DEFAULT_CODEC, SMALLEST_CODEC) or effort not in (None, MAX_EFFORT):
-            raise BadRequest(f"--smallest means --codec {SMALLEST_CODEC} --effort {MAX_EFFORT}: leave those out")
-        effort = MAX_EFFORT
-    if codec == DEFAULT_CODEC and (effort == MAX_EFFORT or resume is not None):
-        codec = SMALLEST_CODEC
-
+    codec, effort = _fitting(codec, effort, smallest, resume)
     target = _target(quality=quality, bpp=bpp, psnr=psnr, ms_ssim=ms_ssim, max_error=max_error, lossless=lossless)
-    if effort is not None and not 1 <= effort <= MAX_EFFORT:
-        raise BadRequest(f"--effort goes from 1 to {MAX_EFFORT}, not {effort}")
     chosen = registry.get(codec)
     inputs = expand(files, is_picture, "picture")
     if resume is not None and (quality is not None or len(inputs.files) > 1):
@@ -139,6 +135,18 @@ def compress(
             return _compress_one(path, goal, chosen, target, effort or (FIT_EFFORT if fits else None), resume)
 
     work_through(inputs, "compressing", job, lambda row: _compress_line(row, target), as_json=as_json)
+
+
+def _fitting(codec: str, effort: int | None, smallest: bool, resume: Path | None) -> tuple[str, int | None]:
+    """Codec and effort, once the words for a fit to one picture are spelled out."""
+    if smallest:
+        if codec not in (DEFAULT_CODEC, SMALLEST_CODEC) or effort not in (None, MAX_EFFORT):
+            raise BadRequest(f"--smallest means --codec {SMALLEST_CODEC} --effort {MAX_EFFORT}: leave those out")
+        effort = MAX_EFFORT
+    if effort is not None and not 1 <= effort <= MAX_EFFORT:
+        raise BadRequest(f"--effort goes from 1 to {MAX_EFFORT}, not {effort}")
+    fits = effort == MAX_EFFORT or resume is not None
+    return (SMALLEST_CODEC if fits and codec == DEFAULT_CODEC else codec), effort
 
 
 def _target(*, max_error: int | None, lossless: bool, **wishes: float | None) -> Target:
@@ -224,7 +232,7 @@ def _resumed(
     try:
         quality, streams = codec.sent(read_bytes(earlier), picture)
     except KodimError as error:
-        raise BadRequest(f"{earlier}: {error}") from None
+        raise BadRequest(about(earlier, error)) from None
     wish = {} if target.kind == "quality" else {target.kind: target.value}
     return codec.encode(picture, quality, effort=effort, goal=Goal(**wish, streams=streams)), quality
 

@@ -46,7 +46,7 @@ def info(
     file: Annotated[str, typer.Argument(metavar="FILE.kdm", help="A .kdm file.", show_default=False)],
     map_: Annotated[
         str | None,
-        typer.Option("--map", metavar="OUT.png", help="Draw where the bits go; the file is decoded for it."),
+        typer.Option("--map", metavar="OUT.png", help="Draw where the bits go, from black to yellow."),
     ] = None,
     as_json: Json = False,
 ) -> None:
