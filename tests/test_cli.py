@@ -544,6 +544,8 @@ def test_restore_is_nearer_to_the_original_than_jpeg(run: Callable[..., Run], tm
     assert file.read_bytes() == before
     plain, restored = (psnr(original, np.asarray(Image.open(file.with_suffix(s)))) for s in (".jpg", ".png"))
     assert restored > plain + 0.1
+    Image.fromarray(original).save(tmp_path / "other.png")
+    assert_one_line(run("restore", tmp_path / "other.png"), "other.png: not a JPEG file")
     (tmp_path / "cut.jpg").write_bytes(before[: len(before) // 2])
     assert run("restore", tmp_path / "cut.jpg").code == 2
     assert not (tmp_path / "cut.png").exists()

@@ -247,12 +247,21 @@ def _fitted(codec: ImageCodec, picture: Picture, effort: int | None, tolerance: 
     psnr = measure_psnr(picture.pixels, codec.decode(start.data).pixels) if kind == "ms_ssim" else wish["psnr"]
     goal = Goal(bpp=wish["bpp"], psnr=psnr)
     data = codec.encode(picture, start.quality, effort=effort, goal=goal)  # type: ignore[call-arg]
+    return judged(codec, picture, data, start.quality, tolerance, **wish)
+
+
+def judged(
+    codec: ImageCodec, picture: Picture, data: bytes, quality: float, tolerance: float = 0.0, **wish: float | None
+) -> Result:
+    """What a fit has made of its wish: bpp, psnr or ms_ssim. The usual tolerances hold where none is given."""
+    ((kind, wanted),) = ((k, v) for k, v in wish.items() if v is not None)
+    tolerance = tolerance or _goal(picture, **{k: wish.get(k) for k in ("bpp", "psnr", "ms_ssim")})[1]
     decoded = codec.decode(data).pixels
     values = {"bpp": 8 * len(data) / (picture.width * picture.height), "psnr": measure_psnr(picture.pixels, decoded)}
     if kind == "ms_ssim":
         values[kind] = measure_ms_ssim(picture.pixels, decoded) or 0.0
-    status = "met" if abs(values[kind] - (wish[kind] or 0)) <= tolerance else "nearest"
-    return Result(data, start.quality, values["bpp"], values["psnr"], values.get("ms_ssim"), status)
+    status = "met" if abs(values[kind] - wanted) <= tolerance else "nearest"
+    return Result(data, quality, values["bpp"], values["psnr"], values.get("ms_ssim"), status)
 
 
 def _goal(picture: Picture, bpp: float | None, psnr: float | None, ms_ssim: float | None) -> tuple[float, float, float]:

@@ -186,8 +186,7 @@ def _compress_one(
         raise
     reached: Row = {}
     if resume is not None:
-        data, value = _resumed(resume, picture, codec, target, effort)
-        reached["quality"] = value
+        data, reached = _resumed(resume, picture, codec, target, effort)
     elif target.kind == "quality":
         data = codec.encode(picture, target.value, effort=effort)
         reached["quality"] = target.value
@@ -219,14 +218,15 @@ def _compress_one(
 
 def _resumed(
     earlier: Path, picture: Picture, codec: ImageCodec, target: Target, effort: int | None
-) -> tuple[bytes, float]:
-    """A fit that goes on from an earlier file; its bytes and its quality."""
+) -> tuple[bytes, Row]:
+    """A fit that goes on from an earlier file; its bytes, and what was reached."""
     if not getattr(codec, "fits", False):
         raise BadRequest(f"--resume is for codecs that fit themselves to a picture ({SMALLEST_CODEC})")
     if target.kind == "ms_ssim":
         raise BadRequest("--resume goes together with --bpp or --psnr, not with --ms-ssim")
     from kodim.learned import LearnedCodec
     from kodim.overfit.fit import Goal
+    from kodim.rate import judged
 
     assert isinstance(codec, LearnedCodec)
     try:
@@ -234,7 +234,11 @@ def _resumed(
     except KodimError as error:
         raise BadRequest(about(earlier, error)) from None
     wish = {} if target.kind == "quality" else {target.kind: target.value}
-    return codec.encode(picture, quality, effort=effort, goal=Goal(**wish, streams=streams)), quality
+    data = codec.encode(picture, quality, effort=effort, goal=Goal(**wish, streams=streams))
+    if not wish:
+        return data, {"quality": quality}
+    result = judged(codec, picture, data, quality, **wish)
+    return data, {"quality": quality, "status": result.status, "psnr": result.psnr}
 
 
 def _compress_line(row: Row, target: Target) -> str:
@@ -256,13 +260,15 @@ def _compress_line(row: Row, target: Target) -> str:
         "psnr": f"{target.value:g} dB",
         "ms_ssim": f"MS-SSIM {target.value:g}",
     }
+    name = row["codec"]
+    between = f"lies between two steps: this is the nearest of {name}"
     ends = {
-        "lowest": "is below the range: this is the lowest end",
-        "highest": "is above the range: this is the highest end",
-        "nearest": "lies between two steps: this is the nearest",
+        "lowest": f"is below the range: this is the lowest end of {name}",
+        "highest": f"is above the range: this is the highest end of {name}",
+        "nearest": "was not met by this short fit" if name == SMALLEST_CODEC else between,
     }
     if row.get("status") in ends:
-        parts.append(f"({wish[target.kind]} {ends[row['status']]} of {row['codec']})")
+        parts.append(f"({wish[target.kind]} {ends[row['status']]})")
     return "  ".join(parts)
 
 

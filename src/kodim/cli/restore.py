@@ -11,6 +11,7 @@ from kodim.cli.batch import Row, work_through
 from kodim.cli.compress import Json, Output, _decompress_line, _encode_image, _pillow_format
 from kodim.cli.inputs import Outputs, expand, read_bytes
 from kodim.cli.output import check_writable, write_file
+from kodim.errors import BadRequest
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -42,6 +43,8 @@ def restore(
         _pillow_format(outputs.file)
 
     def job(path: Path) -> Row:
+        if path.is_file() and not _is_jpeg(path):
+            raise BadRequest(f"{path}: not a JPEG file")
         goal = outputs.path_for(path)
         if output is None and goal.exists():
             goal = goal.with_name(f"{goal.stem}.restored{goal.suffix}")
