@@ -1,6 +1,7 @@
 """The overfitted codec: exact everywhere, estimates that are sizes, and a fit that pays."""
 
 import hashlib
+import json
 import signal
 import time
 from pathlib import Path
@@ -11,16 +12,18 @@ import torch
 from PIL import Image
 
 import kodim
-from kodim import container
+from kodim import container, smallest
 from kodim.cli import main
 from kodim.codec import Codec, Stream
 from kodim.coding.sites import Decode
 from kodim.errors import BadRequest, KodimError
+from kodim.goal import Goal
 from kodim.learned import LearnedCodec, to_tensor
 from kodim.overfit import changes, exact, fit, fronts, laplace, network, pieces
 from kodim.overfit.pyramid import FEATURES, GRIDS, SLANT, STRIDE, TAPS
 from kodim.picture import load
 from kodim.progress import listening, stoppable
+from kodim.rate import Result
 from kodim.registry import find
 
 SIZES = network.Sizes(10, 4, 16, 2)
@@ -192,7 +195,7 @@ def test_changed_networks_travel(codec, x) -> None:
 
 def test_a_fit_goes_on_from_a_file(codec, x, fitted) -> None:
     torch.manual_seed(0)
-    goal = fit.Goal(streams=(fitted[0],))
+    goal = Goal(streams=(fitted[0],))
     again = codec.compress(x, 60.0, steps=20, goal=goal)
     assert loss_of(codec, x, *again, 60.0) < 1.005 * loss_of(codec, x, *fitted, 60.0)
 
@@ -207,7 +210,7 @@ def test_a_goal_is_met_in_one_fit(codec, x, kind) -> None:
     torch.manual_seed(0)
     wanted = reached(*codec.compress(x, 55.0)) + (0.6 if kind == "psnr" else 0.0)
     free = reached(*codec.compress(x, 55.0, steps=80))
-    aimed = reached(*codec.compress(x, 55.0, steps=80, goal=fit.Goal(**{kind: wanted})))
+    aimed = reached(*codec.compress(x, 55.0, steps=80, goal=Goal(**{kind: wanted})))
     assert abs(aimed - wanted) < abs(free - wanted)
     assert aimed == pytest.approx(wanted, rel=0.1) if kind == "bpp" else abs(aimed - wanted) < 0.5
 
@@ -266,7 +269,7 @@ def test_file_interface(photo) -> None:
     first = coder.encode(picture, 55.0, effort=2)
     quality, streams = coder.sent(first, picture)
     assert quality == 55.0
-    second = coder.encode(picture, quality, effort=2, goal=fit.Goal(streams=streams))
+    second = coder.encode(picture, quality, effort=2, goal=Goal(streams=streams))
     assert kodim.decompress(second).size == (96, 64)
     with pytest.raises(BadRequest, match="another picture"):
         coder.sent(first, load(photo[:64, :64]))
@@ -302,15 +305,37 @@ def command(monkeypatch, photo, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("options", [["--effort", "10"], ["--smallest"], ["--smallest", "--bpp", "1"]])
+@pytest.mark.parametrize("options", [["--effort", "10"], ["--smallest", "--codec", "overfit", "--bpp", "1"]])
 def test_most_effort_means_overfitting(command, options) -> None:
     code, out = command(*options)
     assert code == 0
     assert container.parse(out.read_bytes()).header.codec == "overfit"
 
 
+@pytest.mark.parametrize("options", [[], ["--bpp", "1"], ["--psnr", "28"]])
+def test_smallest_keeps_the_better_of_two_files(command, capsys, options) -> None:
+    code, out = command("--smallest", "--json", *options)
+    row = json.loads(capsys.readouterr().out)["files"][0]
+    assert code == 0
+    assert container.parse(out.read_bytes()).header.codec == row["codec"]
+    assert row["tried"][row["codec"]]["bytes"] == row["bytes"] == out.stat().st_size
+    assert set(row["tried"]) == {"kodim", "overfit"}
+
+
+def test_smallest_chooses_by_bytes_and_by_psnr() -> None:
+    def result(size: int, psnr: float, status: str = "met") -> Result:
+        return Result(bytes(size), 50.0, size / 100, psnr, None, status)
+
+    better = smallest._better
+    assert better(result(90, 30.0), result(100, 30.0), {"psnr": 30.0})
+    assert not better(result(110, 30.0), result(100, 30.0), {"psnr": 30.0})
+    assert not better(result(50, 25.0, "nearest"), result(100, 30.0), {"psnr": 30.0})
+    assert better(result(101, 31.0), result(100, 30.0), {"bpp": 1.0})
+    assert not better(result(150, 31.0, "lowest"), result(100, 30.0), {"bpp": 1.0})
+
+
 def test_resume_on_the_command_line(command, tmp_path) -> None:
-    _, out = command("--smallest", "--quality", "43.5")
+    _, out = command("--effort", "10", "--quality", "43.5")
     earlier = tmp_path / "earlier.kdm"
     earlier.write_bytes(out.read_bytes())
     code, out = command("--resume", str(earlier))

@@ -97,6 +97,18 @@ def test_cost_falls_and_the_result_is_a_codec(tiny, folder: Path, monkeypatch) -
         kodim.decompress(data)
 
 
+def test_export_fits_the_tables_to_pictures(tiny, folder: Path, monkeypatch) -> None:
+    run, fitted = str(folder.parent / "run.safetensors"), folder.parent / "fitted"
+    train(config(folder, max_steps=40))
+    fitted.mkdir()
+    monkeypatch.setattr("kodim.training.export.CROPS", 8)
+    files = [export(run, folder.parent, "none"), export(run, fitted, "some", str(folder))]
+    picture = kodim.picture.load(np.asarray(Image.open(folder / "coffee.png"))[:256, :256])
+    plain, better = (registry.get(str(f)).encode(picture, 60) for f in files)
+    assert len(better) < len(plain)
+    assert registry.get(str(files[1])).decode(better).pixels.shape == (256, 256, 3)
+
+
 def test_resume_goes_on_where_it_stopped(tiny, folder: Path) -> None:
     out = str(folder.parent / "run.safetensors")
     first = train(config(folder, max_steps=5))

@@ -25,7 +25,7 @@ from .errors import BadRequest, DriftError
 from .refine import refine
 
 if TYPE_CHECKING:
-    from .overfit.fit import Goal
+    from .goal import Goal
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Codec(nn.Module, ABC):
             self.weights_hash = None
             for module in self.modules():
                 if isinstance(module, PriorModule):
-                    module.tables.clear()
+                    module.forget()
         return super().train(mode)
 
     @final

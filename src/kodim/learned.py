@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .codec import Codec, Stream
-    from .overfit.fit import Goal
+    from .goal import Goal
 
 
 class LearnedCodec:

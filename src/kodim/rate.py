@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kodim.errors import BadRequest
+from kodim.goal import Goal
 from kodim.metrics import MS_SSIM_MIN_SIDE
 from kodim.metrics import ms_ssim as measure_ms_ssim
 from kodim.metrics import psnr as measure_psnr
@@ -240,8 +241,6 @@ def _fitted(codec: ImageCodec, picture: Picture, effort: int | None, tolerance: 
 
     A wanted MS-SSIM is met without effort; the fit then keeps the PSNR that it took.
     """
-    from kodim.overfit.fit import Goal
-
     (kind,) = (k for k, v in wish.items() if v is not None)
     start = compress_to(codec, picture, bpp=wish["bpp"], psnr=wish["psnr"], ms_ssim=wish["ms_ssim"])
     psnr = measure_psnr(picture.pixels, codec.decode(start.data).pixels) if kind == "ms_ssim" else wish["psnr"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from kodim.picture import Picture
+    from kodim.rate import Result
     from kodim.registry import ImageCodec
 
 DEFAULT_QUALITY = 60.0
@@ -100,7 +102,8 @@ def compress(
         bool,
         typer.Option(
             "--smallest",
-            help="Fit a decoder to each picture: --codec overfit --effort 10. Takes minutes; Ctrl-C once ends early.",
+            help="Also fit a decoder to each picture (overfit, effort 10), and keep the smaller file. Takes minutes; "
+            "Ctrl-C once ends the fit early.",
         ),
     ] = False,
     resume: Annotated[
@@ -119,6 +122,7 @@ def compress(
     """
     from kodim import registry
 
+    both = smallest and codec == DEFAULT_CODEC and resume is None
     codec, effort = _fitting(codec, effort, smallest, resume)
     target = _target(quality=quality, bpp=bpp, psnr=psnr, ms_ssim=ms_ssim, max_error=max_error, lossless=lossless)
     chosen = registry.get(codec)
@@ -126,13 +130,21 @@ def compress(
     if resume is not None and (quality is not None or len(inputs.files) > 1):
         raise BadRequest("--resume goes on with one picture, at the quality of the earlier file")
     outputs = Outputs(output, chosen.extension, inputs)
+    fits = getattr(chosen, "fits", False)
+
+    def make(picture: Picture) -> tuple[bytes, Row]:
+        if both:
+            return _smallest(picture, target)
+        spent = effort or (FIT_EFFORT if fits else None)
+        if resume is not None:
+            return _resumed(resume, picture, chosen, target, spent)
+        return _made(picture, chosen, target, spent)
 
     def job(path: Path) -> Row:
         goal = outputs.path_for(path)
         check_writable(goal)
-        fits = getattr(chosen, "fits", False)
         with signals.patient() if fits else nullcontext():
-            return _compress_one(path, goal, chosen, target, effort or (FIT_EFFORT if fits else None), resume)
+            return _compress_one(path, goal, make)
 
     work_through(inputs, "compressing", job, lambda row: _compress_line(row, target), as_json=as_json)
 
@@ -172,9 +184,7 @@ def _target(*, max_error: int | None, lossless: bool, **wishes: float | None) ->
     return Target(kind, value)
 
 
-def _compress_one(
-    path: Path, goal: Path, codec: ImageCodec, target: Target, effort: int | None, resume: Path | None
-) -> Row:
+def _compress_one(path: Path, goal: Path, make: Callable[[Picture], tuple[bytes, Row]]) -> Row:
     """Compress one file; the row of the JSON output."""
     from kodim.picture import load
 
@@ -184,23 +194,7 @@ def _compress_one(
         if is_kdm_file(path):
             raise UnsupportedImage(f"{path}: is compressed already; `kodim decompress` opens it") from None
         raise
-    reached: Row = {}
-    if resume is not None:
-        data, reached = _resumed(resume, picture, codec, target, effort)
-    elif target.kind == "quality":
-        data = codec.encode(picture, target.value, effort=effort)
-        reached["quality"] = target.value
-    else:
-        from kodim.rate import compress_to
-
-        wish: dict[str, Any] = {target.kind: target.value}
-        result = compress_to(codec, picture, effort=effort, **wish)
-        data = result.data
-        reached = {"quality": round(result.quality, 4), "status": result.status}
-        for name in ("psnr", "ms_ssim"):
-            value = getattr(result, name)
-            if value is not None:
-                reached[name] = value if math.isfinite(value) else None
+    data, reached = make(picture)
     original = path.stat().st_size
     write_file(goal, data)
     return {
@@ -210,10 +204,40 @@ def _compress_one(
         "bpp": 8 * len(data) / (picture.width * picture.height),
         "width": picture.width,
         "height": picture.height,
-        "codec": codec.slug,
         "input_bytes": original,
         **reached,
     }
+
+
+def _made(picture: Picture, codec: ImageCodec, target: Target, effort: int | None) -> tuple[bytes, Row]:
+    """A file of one codec, and what it reached."""
+    from kodim.rate import compress_to
+
+    if target.kind == "quality":
+        return codec.encode(picture, target.value, effort=effort), {"codec": codec.slug, "quality": target.value}
+    wish: dict[str, Any] = {target.kind: target.value}
+    result = compress_to(codec, picture, effort=effort, **wish)
+    return result.data, {"codec": codec.slug, **_reached(result)}
+
+
+def _smallest(picture: Picture, target: Target) -> tuple[bytes, Row]:
+    """The better of the default codec and a fit, and what both reached."""
+    from kodim.smallest import smallest
+
+    wish: dict[str, Any] = {target.kind: target.value}
+    results, best = smallest(picture, **wish)
+    tried = {slug: {"bytes": len(r.data), "psnr": _finite(r.psnr)} for slug, r in results.items()}
+    return results[best].data, {"codec": best, **_reached(results[best]), "tried": tried}
+
+
+def _reached(result: Result) -> Row:
+    values = {name: _finite(v) for name in ("psnr", "ms_ssim") if (v := getattr(result, name)) is not None}
+    return {"quality": round(result.quality, 4), "status": result.status, **values}
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON knows no infinity."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _resumed(
@@ -224,8 +248,8 @@ def _resumed(
         raise BadRequest(f"--resume is for codecs that fit themselves to a picture ({SMALLEST_CODEC})")
     if target.kind == "ms_ssim":
         raise BadRequest("--resume goes together with --bpp or --psnr, not with --ms-ssim")
+    from kodim.goal import Goal
     from kodim.learned import LearnedCodec
-    from kodim.overfit.fit import Goal
     from kodim.rate import judged
 
     assert isinstance(codec, LearnedCodec)
@@ -236,9 +260,9 @@ def _resumed(
     wish = {} if target.kind == "quality" else {target.kind: target.value}
     data = codec.encode(picture, quality, effort=effort, goal=Goal(**wish, streams=streams))
     if not wish:
-        return data, {"quality": quality}
+        return data, {"codec": codec.slug, "quality": quality}
     result = judged(codec, picture, data, quality, **wish)
-    return data, {"quality": quality, "status": result.status, "psnr": result.psnr}
+    return data, {"codec": codec.slug, "quality": quality, "status": result.status, "psnr": result.psnr}
 
 
 def _compress_line(row: Row, target: Target) -> str:
@@ -255,6 +279,10 @@ def _compress_line(row: Row, target: Target) -> str:
             parts.append(f"{row['psnr']:.2f} dB")
         if row.get("ms_ssim") is not None:
             parts.append(f"MS-SSIM {row['ms_ssim']:.4f}")
+    if "tried" in row:
+        others = [f"{slug} {kilobytes(t['bytes'])} at {t['psnr']:.2f} dB" for slug, t in row["tried"].items()
+                  if slug != row["codec"] and t["psnr"] is not None]  # fmt: skip
+        parts.append(f"by {row['codec']}; {', '.join(others)}" if others else f"by {row['codec']}")
     wish = {
         "bpp": f"{target.value:g} bpp",
         "psnr": f"{target.value:g} dB",

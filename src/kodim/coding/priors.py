@@ -24,6 +24,8 @@ from .tables import Indexed, IntegerTables
 
 FLOOR = 1e-9  # of a training likelihood: keeps log2 finite; the coder's own floor is the escape
 TAIL = 2.0**-13  # mass that tables leave to their escape
+LARGEST = 4096  # symbol that is counted on its own; no table of a scale below 1000 reaches it
+SMOOTHING = 100.0  # weight of the family's curve, in symbols seen, for every entry of a table
 
 
 class PriorModule(nn.Module):
@@ -41,6 +43,10 @@ class PriorModule(nn.Module):
     def freeze(self) -> None:
         """Compute the integer tables from the present parameters."""
         self.tables.fill(*self.masses())
+
+    def forget(self) -> None:
+        """Drop the integer tables: parameters are about to move."""
+        self.tables.clear()
 
     def indexed(self, rows: Tensor) -> Indexed:
         """The table rows (any shape) of a latent's elements, for the coder."""
@@ -180,6 +186,7 @@ class ScalePrior(PriorModule):
         self.family, self.low, self.count = family, low, count
         self.step = math.log(high / low) / (count - 1)
         self.cumulative = _CUMULATIVES[family]
+        self.seen: np.ndarray | None = None  # (count, 2 LARGEST + 1) how often each symbol came with each row
 
     def forward(self, scale_index: Tensor, mean: Tensor | None = None) -> LocationScale:
         return LocationScale(self, scale_index, mean)
@@ -194,7 +201,29 @@ class ScalePrior(PriorModule):
         mass = self.cumulative((r + 0.5) / scale) - self.cumulative((r - 0.5) / scale)
         return -torch.log2(lower_bound(mass, FLOOR))
 
+    def forget(self) -> None:
+        super().forget()
+        self.seen = None
+
+    def watch(self, distributions: Indexed, symbols: Tensor) -> None:
+        """Count symbols (any shape) beside their rows; tables frozen later follow what was seen."""
+        if self.seen is None:
+            self.seen = np.zeros((self.count, 2 * LARGEST + 1))
+        column = symbols.reshape(-1).long().clamp(-LARGEST, LARGEST).cpu().numpy() + LARGEST
+        np.add.at(self.seen, (distributions.rows, column), 1)
+
     def masses(self) -> tuple[list[np.ndarray], list[int]]:
+        """Those of the family, or, where symbols were counted, of the counts: symmetric, smoothed by the family."""
+        masses, low = self._model()
+        if self.seen is not None:
+            for row, (mass, first, seen) in enumerate(zip(masses, low, self.seen, strict=True)):
+                both = seen + seen[::-1]
+                inside = both[LARGEST + first : LARGEST - first + 1]
+                counted = np.append(inside, both.sum() - inside.sum()) / 2
+                masses[row] = counted + SMOOTHING * len(mass) * mass
+        return masses, low
+
+    def _model(self) -> tuple[list[np.ndarray], list[int]]:
         masses, low = [], []
         for i in range(self.count):
             scale = torch.tensor(self.low * math.exp(i * self.step), dtype=torch.float64)

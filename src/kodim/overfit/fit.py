@@ -9,19 +9,16 @@ is bits per pixel + lambda * 255^2 * MSE, as everywhere in kodim.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..goal import Goal
 from ..progress import report, stop_wanted
 from . import changes, network, pieces
 from .exact import MAX_LATENT, WEIGHT
 from .network import Net, Sizes
 from .pyramid import FEATURES, GRIDS
-
-if TYPE_CHECKING:
-    from ..codec import Stream
 
 HOT, COLD = 0.35, 0.08  # temperatures of the soft rounding
 LOUD, QUIET = 0.22, 0.15  # standard deviations of the noise, in quantiser steps
@@ -34,35 +31,6 @@ LAST = 0.08  # share of the steps, at the end, in which values stay rounded and 
 NETWORKS_FROM, NETWORKS_WORTH = 60, 1500  # steps, and expected bytes, from which fitting the networks pays
 FINEST = 2.0**-8  # mean change of a group's weights below which it is not priced higher
 TRIED_STEPS = (6, 8, 9, 10, 11, 12)  # of changed weights: 2^n units
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What a fit is to reach, and where it starts.
-
-    Attributes:
-        bpp: of the file; lambda is changed on the way. At most one of `bpp` and `psnr`.
-        psnr: likewise, in dB.
-        streams: of an earlier file of the same picture and quality, tile by tile, to go on from.
-    """
-
-    bpp: float | None = None
-    psnr: float | None = None
-    streams: tuple["Stream", ...] = ()
-
-    @property
-    def start(self) -> "Stream | None":
-        return self.streams[0] if self.streams else None
-
-    def tile(self, index: int) -> "Goal":
-        """The goal of one tile."""
-        return replace(self, streams=self.streams[index : index + 1])
-
-    def correction(self, bpp: float, psnr: float) -> float:
-        """By what to change log(lambda), given what was measured; rates move about as its square root."""
-        if self.bpp is not None:
-            return 3.0 * math.log(self.bpp / bpp)
-        return 0.0 if self.psnr is None else (self.psnr - psnr) / 2.5
 
 
 @dataclass

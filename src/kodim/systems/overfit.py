@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from ..codec import Codec, Stream
 from ..coding.sites import Code, Decode
 from ..errors import DriftError
+from ..goal import Goal
 from ..overfit import exact, network
 from ..overfit.analysis import Analysis
 from ..overfit.changes import coded_changes
-from ..overfit.fit import Goal, Task, fit
+from ..overfit.fit import Task, fit
 from ..overfit.fronts import coded_grid
 from ..overfit.laplace import Smooth
 from ..overfit.pyramid import FEATURES, GRIDS, STRIDE

@@ -1,7 +1,8 @@
-"""From a checkpoint to shipped weights: `python -m kodim.training.export CHECKPOINT FOLDER ["WHAT DATA"]`.
+"""From a checkpoint to shipped weights: `python -m kodim.training.export CHECKPOINT FOLDER ["WHAT DATA" [PICTURES]]`.
 
 Writes `<codec>.<preset>.safetensors` (half-precision convolutions, frozen integer tables) and its TOML
-card. Figures are added to the card by `benchmarks/card.py`, which measures them.
+card. With PICTURES, a folder or data set to train on, the tables are fitted to what the codec codes of crops from
+there (:mod:`.calibrate`). Figures are added to the card by `benchmarks/card.py`, which measures them.
 """
 
 import hashlib
@@ -9,17 +10,29 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from .. import weights
 from ..codec import Codec
 from ..errors import KodimError
 from ..registry import create
+from .calibrate import calibrate
+from .data import Pictures
+
+CROPS, SIDE, BATCH = 64, 256, 8  # for the tables
 
 
-def export(checkpoint: str | Path, folder: str | Path, data: str) -> Path:
-    """Write weights and card of a checkpoint into `folder`; `data` says in words what it was trained on."""
+def export(checkpoint: str | Path, folder: str | Path, data: str, pictures: str | None = None) -> Path:
+    """Write weights and card of a checkpoint into `folder`.
+
+    `data` says in words what it was trained on; the tables are fitted to `pictures`, if any are given.
+    """
     metadata = weights.describe(checkpoint)
     codec = create(metadata["codec"], preset=metadata["preset"], pretrained=False)
     weights.load(codec, checkpoint)
+    if pictures is not None:
+        found, rng = Pictures([pictures]), np.random.default_rng(0)
+        calibrate(codec.eval(), (found.crops(rng, BATCH, SIDE) for _ in range(CROPS // BATCH)))
     path = Path(folder) / f"{metadata['codec']}.{metadata['preset']}.safetensors"
     fingerprint = weights.save(codec, path)
     path.with_suffix(".toml").write_text(_card(metadata, codec, path, fingerprint, data), encoding="utf-8")
@@ -60,9 +73,9 @@ def _single_leg(metadata: dict[str, str], progress: dict[str, float]) -> dict[st
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4):
+    if len(sys.argv) not in (3, 4, 5):
         sys.exit(__doc__)
     try:
-        print(export(sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) == 4 else "not stated"))
+        print(export(*sys.argv[1:3], *(sys.argv[3:] or ["not stated"])))
     except (KodimError, OSError) as error:
         sys.exit(f"kodim: {error}")
