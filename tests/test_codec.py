@@ -205,15 +205,18 @@ def test_mutated_files_raise_only_our_errors(photo) -> None:
 
 
 @pytestmark_shipped
-def test_tiles_join_without_seams(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("codec", "most"), [("kodim", 1.04), ("balle2018", 2.0)])
+def test_tiles_join_without_seams(codec: str, most: float, monkeypatch: pytest.MonkeyPatch) -> None:
     from skimage import data
 
     photo = np.ascontiguousarray(data.astronaut())
-    whole = np.asarray(kodim.decompress(kodim.compress(photo, quality=40)), float)
+    whole_file = kodim.compress(photo, quality=40, codec=codec)
+    whole = np.asarray(kodim.decompress(whole_file), float)
     monkeypatch.setattr(tiles, "WHOLE", 1 << 16)
     monkeypatch.setattr(tiles, "CORE", 192)
-    tiled_file = kodim.compress(photo, quality=40)
+    tiled_file = kodim.compress(photo, quality=40, codec=codec)
     assert len(container.parse(tiled_file).payloads) == 9
+    assert len(tiled_file) < most * len(whole_file)  # one codes halos, the other does not
     tiled = np.asarray(kodim.decompress(tiled_file), float)
 
     def psnr(a: np.ndarray) -> float:
@@ -224,6 +227,26 @@ def test_tiles_join_without_seams(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(np.asarray(cut)[:192, :192], tiled[:192, :192])
     with pytest.raises(CorruptFile):
         kodim.decompress(tiled_file[: len(tiled_file) * 2 // 3])
+    for box in [(0, 0, 10, 10), (180, 200, 400, 300), (500, 500, 512, 512), (100, 0, 101, 512)]:
+        part = np.asarray(kodim.decompress(tiled_file, box=box))
+        np.testing.assert_array_equal(part, tiled[box[1] : box[3], box[0] : box[2]])
+    with pytest.raises(BadRequest, match="512x512"):
+        kodim.decompress(tiled_file, box=(0, 0, 513, 5))
+
+
+@pytestmark_shipped
+def test_a_part_of_tiles_decodes_no_others(photo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "WHOLE", 1 << 12)
+    monkeypatch.setattr(tiles, "CORE", 64)
+    data = kodim.compress(photo, quality=40)
+    read: list[object] = []
+    network = kodim.learned.codec_of(container.parse(data).header)
+    draft = network.draft
+    monkeypatch.setattr(network, "draft", lambda *args: (read.append(args), draft(*args))[1], raising=False)
+    kodim.decompress(data, box=(0, 0, 64, 64))
+    assert len(read) == 4  # the tile, and the three around it whose latents it sees
+    kodim.decompress(data)
+    assert len(read) == 4 + len(container.parse(data).payloads)  # each once
 
 
 def test_layout_covers_every_pixel_once() -> None:

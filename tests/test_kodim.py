@@ -8,6 +8,7 @@ import torch
 from skimage import data
 
 from kodim.coding.exact_blocks import ExactDepthwise, ExactLevels, ExactPointwise, exact_exp2
+from kodim.coding.sites import Code
 from kodim.errors import CorruptFile, DriftError
 from kodim.systems.kodim import TURNS, Kodim, _from_cells, _gather, _pick, _to_cells
 from kodim.training.muon import Muon
@@ -92,11 +93,12 @@ def test_prior_path_is_exact_in_a_batch_and_any_precision():
     z = torch.randint(-9, 10, (2, 16, 2, 3)).float()
     v = torch.randn(2, 256, 8, 12)
 
-    class Channel:
+    class Channel(Code):
         """Hands on rounded values, or those of an earlier run as a decoder would; keeps what the networks said."""
 
         def __init__(self, level, known):
-            self.level, self.known, self.rows, self.values = level, known, [], []
+            super().__init__((8 * 16, 12 * 16), level)
+            self.known, self.rows, self.values = known, [], []
 
         def __call__(self, name, prior, latent):
             self.rows.append(torch.as_tensor(prior.distributions().rows).view(prior.shape))

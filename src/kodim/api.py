@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 from . import container, registry
 from .errors import BadRequest
-from .picture import load
+from .picture import Box, check_box, load
 from .registry import DEFAULT_CODEC, Entry
 
 if TYPE_CHECKING:
@@ -54,22 +54,30 @@ def compress(
 
 
 def decompress(
-    data: bytes, *, partial: bool = False, weights: "str | os.PathLike[str] | None" = None
+    data: bytes,
+    *,
+    partial: bool = False,
+    weights: "str | os.PathLike[str] | None" = None,
+    box: Box | None = None,
 ) -> "PIL.Image.Image":
     """The picture in the bytes of a .kdm file, or of any format Pillow reads, upright and with its metadata.
 
     Args:
         partial: accept a file that is cut short.
         weights: the weights file it was written with, if neither shipped nor named by KODIM_WEIGHTS.
+        box: only this part of the picture, (left, upper, right, lower) in pixels, as Pillow crops. Of a picture above
+            8 megapixels only the tiles are decoded that it takes.
 
     Raises:
         CorruptFile, DriftError, MissingWeights, UnsupportedImage: see :mod:`kodim.errors`.
+        BadRequest: a box that does not lie within the picture.
     """
     if container.is_kdm(data):
         from .learned import decode_kdm
 
-        return decode_kdm(data, partial=partial, given=None if weights is None else Path(weights)).image()
-    return load(data).image()
+        return decode_kdm(data, partial=partial, given=None if weights is None else Path(weights), box=box).image()
+    image = load(data).image()
+    return image if box is None else image.crop(check_box(box, *image.size))
 
 
 def open(path: str | os.PathLike[str]) -> "PIL.Image.Image":

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .coding.priors import PriorModule
-from .coding.sites import Code, Decode, Encode, Estimate, Train
+from .coding.sites import Code, Decode, Draft, Encode, Estimate, Train
 from .errors import BadRequest, DriftError
 from .refine import refine
 
@@ -87,6 +87,8 @@ class Codec(nn.Module, ABC):
         refinable: whether an encoder may alter latents in search of cheaper ones (effort 2 and above).
         efforts: steps of that search at effort 1, 2, ..
         fits: the search adapts the codec itself to the picture, and can meet a goal on the way.
+        stitched: tiles of a large picture code their cores alone; analysis and synthesis look over the borders. For
+            programs with one grid of latents between `code.encoder` and `code.synthesis` (:mod:`kodim.stitch`).
 
     Attributes:
         levels: number of trained rates; quality 0..100 spans them, with everything in between.
@@ -104,6 +106,7 @@ class Codec(nn.Module, ABC):
     refinable: ClassVar[bool] = True
     efforts: ClassVar[Sequence[int]] = (0, 2, 4, 8, 15, 30, 60, 120, 250)  # each of about three decodes
     fits: ClassVar[bool] = False
+    stitched: ClassVar[bool] = False
 
     levels: int = 1
     passes: int = 0
@@ -142,20 +145,37 @@ class Codec(nn.Module, ABC):
     @final
     @torch.no_grad()
     def compress(
-        self, x: Tensor, quality: float = 60.0, *, steps: int = 0, thrift: float = 0.0, goal: "Goal | None" = None
+        self,
+        x: Tensor,
+        quality: float = 60.0,
+        *,
+        steps: int = 0,
+        thrift: float = 0.0,
+        goal: "Goal | None" = None,
+        core: tuple[slice, slice] | None = None,
+        shown: bool = True,
     ) -> tuple[Stream, Tensor]:
         """Code one picture x (1, 3, H, W) in [0, 1]; returns the stream and the decoder's picture.
 
         `thrift` above 0 rounds with an eye on the rate; `steps` of gradient descent look for
         cheaper or better symbols instead (:mod:`kodim.refine`). A codec that fits itself to the picture meets a `goal`.
+
+        Args:
+            core: of a codec that is `stitched`, the rows and columns that are coded, from multiples of 16 on; what
+                lies around them is only looked at.
+            shown: whether the picture is wanted; an empty tensor takes its place otherwise.
         """
         self._need_eval()
-        padded, level = self._pad(x), self._levels(quality, 1, x.device)
+        level = self._levels(quality, 1, x.device)
+        rows, columns = core if core is not None else (slice(0, x.shape[2]), slice(0, x.shape[3]))
+        coded, size = x[:, :, rows, columns], (rows.stop - rows.start, columns.stop - columns.start)
+        nudges: list[Tensor] = []
         if steps and self.refinable:
-            code = Encode(padded, level, self.search(padded, level, x.shape[2:], steps, goal))
-        else:
-            code = Encode(padded, level, thrift=thrift if self.refinable else 0.0)
-        x_hat = self.program(code)[:, :, : x.shape[2], : x.shape[3]].clamp(0, 1)
+            nudges, thrift = self.search(self._pad(coded), level, size, steps, goal), 0.0
+        whole = None if core is None else (self._whole(rows), self._whole(columns))
+        code = Encode(self._pad(x), level, nudges, thrift if self.refinable else 0.0, whole, shown=shown)
+        x_hat = self.program(code)
+        x_hat = x_hat[:, :, : size[0], : size[1]].clamp(0, 1) if shown else x_hat.new_empty(0)
         if self.passes:
             return Stream.of([Stream(*part) for part in code.passes]), x_hat
         return Stream(code.writer.bytes(), code.crc), x_hat
@@ -171,6 +191,18 @@ class Codec(nn.Module, ABC):
             CorruptFile: the bytes are no encoder's.
             DriftError: they decode, but not to the symbols that were encoded.
         """
+        x_hat = self._decoded(stream, size, quality, None)
+        return x_hat[:, :, : size[0], : size[1]].clamp(0, 1)
+
+    @final
+    @torch.no_grad()
+    def draft(self, stream: Stream, size: tuple[int, int], quality: float = 60.0) -> Draft:
+        """What `decompress` finds, short of the synthesis; of a codec that is `stitched`."""
+        drafts: list[Draft] = []
+        self._decoded(stream, size, quality, drafts)
+        return drafts[0]
+
+    def _decoded(self, stream: Stream, size: tuple[int, int], quality: float, drafts: list[Draft] | None) -> Tensor:
         self._need_eval()
         height, width = size
         padded = (height + -height % self.stride, width + -width % self.stride)
@@ -178,10 +210,11 @@ class Codec(nn.Module, ABC):
         first, *later = stream.parts
         level = self._levels(quality, 1, p.device)
         code = Decode(first.data, padded, level, p.dtype, [part.data for part in later])
+        code.drafts = drafts
         x_hat = self.program(code)
         if (code.crcs or [code.crc]) != [part.symbols_crc for part in stream.parts]:
             raise DriftError("decoded symbols differ from the encoded ones: damaged data, or arithmetic that drifted")
-        return x_hat[:, :, :height, :width].clamp(0, 1)
+        return x_hat
 
     @final
     def freeze(self) -> None:
@@ -255,6 +288,10 @@ class Codec(nn.Module, ABC):
     def _pad(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         return F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
+
+    def _whole(self, part: slice) -> slice:
+        """The rows or columns that a core is padded to."""
+        return slice(part.start, part.stop + -(part.stop - part.start) % self.stride)
 
     def _need_eval(self) -> None:
         if self.training:

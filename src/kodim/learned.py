@@ -1,6 +1,6 @@
 """Learned codecs at the level of files: a :class:`Picture` in, the bytes of a .kdm file out, and back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +9,10 @@ import numpy as np
 
 from . import container, weights
 from .errors import BadRequest, CorruptFile, KodimError, MissingWeights
-from .picture import MAX_PIXELS, Picture, pack_alpha, unpack_alpha
+from .picture import MAX_PIXELS, Box, Picture, check_box, pack_alpha, unpack_alpha
 from .progress import part
 from .registry import Entry, create, find, weights_file
+from .stitch import stitched
 from .tiles import Span, layout
 
 if TYPE_CHECKING:
@@ -86,9 +87,11 @@ class LearnedCodec:
         tiles, streams = layout(picture.height, picture.width), []
         for i, (rows, columns) in enumerate(tiles):
             x = to_tensor(picture.pixels[rows.outer, columns.outer])
+            core = (rows.inner, columns.inner) if codec.stitched and len(tiles) > 1 else None
             with part(i, len(tiles)):
                 aim = None if goal is None else goal.tile(i)
-                streams.append(codec.compress(x, quality, steps=steps, thrift=thrift, goal=aim)[0])
+                stream, _ = codec.compress(x, quality, steps=steps, thrift=thrift, goal=aim, core=core, shown=False)
+                streams.append(stream)
         header = container.Header(
             codec=self.slug,
             weights=codec.fingerprint(),
@@ -142,20 +145,29 @@ class LearnedCodec:
 
 
 def decode_kdm(
-    data: bytes, *, partial: bool = False, max_pixels: int = MAX_PIXELS, given: str | Path | None = None
+    data: bytes,
+    *,
+    partial: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    given: str | Path | None = None,
+    box: Box | None = None,
 ) -> Picture:
     """Decode a .kdm file with whatever system and weights its header names.
 
-    `given` is a weights file to look at, besides those that ship and those that KODIM_WEIGHTS names.
+    `given` is a weights file to look at, besides those that ship and those that KODIM_WEIGHTS names. Of a picture in
+    tiles, only those are decoded that `box` (left, upper, right, lower) needs; the result is that part.
 
     Raises:
         CorruptFile: damaged, cut short, or no .kdm file.
         DriftError: decoded symbols differ from the encoded ones.
         MissingWeights: written by a system or with weights that are not here.
         UnsupportedImage: more than `max_pixels`.
+        BadRequest: a box that does not lie within the picture.
     """
     file = container.parse(data, partial=partial, max_pixels=max_pixels)
-    return _decode(file, codec_of(file.header, given))
+    if box is not None:
+        check_box(box, file.header.width, file.header.height)
+    return _decode(file, codec_of(file.header, given), box)
 
 
 def codec_of(header: container.Header, given: str | Path | None = None) -> "Codec":
@@ -175,19 +187,48 @@ def codec_of(header: container.Header, given: str | Path | None = None) -> "Code
     return _load(entry.slug, header.preset, None if shipped else path)
 
 
-def _decode(file: container.KdmFile, codec: "Codec") -> Picture:
+def _decode(file: container.KdmFile, codec: "Codec", box: Box | None = None) -> Picture:
     header = file.header
-    pixels = np.full((header.height, header.width, 3), 128, dtype=np.uint8)  # grey where nothing arrived
-    for rows, columns, stream in tile_streams(file, codec):
-        tile = to_pixels(codec.decompress(stream, (len(rows), len(columns)), header.quality))
-        pixels[rows.core, columns.core] = tile[rows.inner, columns.inner]
+    left, upper, right, lower = box or (0, 0, header.width, header.height)
+    pixels = np.full((lower - upper, right - left, 3), 128, dtype=np.uint8)  # grey where nothing arrived
+    tiles, streams = layout(header.height, header.width), tile_streams(file, codec)
+    wanted = [
+        i
+        for i, (rows, columns) in enumerate(tiles)
+        if rows.start < lower and rows.stop > upper and columns.start < right and columns.stop > left
+    ]
+    for i, tile in _tiles(codec, tiles, streams, header.quality, wanted):
+        rows, columns = tiles[i]
+        top, first = max(rows.start, upper), max(columns.start, left)
+        part = tile[top - rows.start : lower - rows.start, first - columns.start : right - columns.start]
+        pixels[top - upper :, first - left :][: part.shape[0], : part.shape[1]] = part
     alpha = None if file.alpha is None else unpack_alpha(file.alpha, header.width, header.height)
+    alpha = None if alpha is None else alpha[upper:lower, left:right]
     blank = Picture(pixels, header.color, alpha, file.icc, file.exif, file.xmp)
     return blank.with_pixels(blank.pixels)
 
 
-def tile_streams(file: container.KdmFile, codec: "Codec") -> "Iterator[tuple[Span, Span, Stream]]":
-    """Rows, columns and stream of every tile that has arrived, in the order of the file.
+def _tiles(
+    codec: "Codec",
+    tiles: "Sequence[tuple[Span, Span]]",
+    streams: "Mapping[int, Stream]",
+    quality: float,
+    wanted: list[int],
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Number and pixels (height, width, 3) of the core of every wanted tile that has arrived."""
+    if codec.stitched and len(tiles) > 1:
+        for i, tile in stitched(codec, tiles, streams, quality, wanted):
+            yield i, to_pixels(tile)
+        return
+    for i in wanted:
+        if i in streams:
+            rows, columns = tiles[i]
+            decoded = to_pixels(codec.decompress(streams[i], (len(rows), len(columns)), quality))
+            yield i, decoded[rows.inner, columns.inner]
+
+
+def tile_streams(file: container.KdmFile, codec: "Codec") -> "dict[int, Stream]":
+    """The streams of all tiles that have arrived, by number of tile.
 
     Raises:
         CorruptFile: not as many streams as the picture's size and quality want, or none at all.
@@ -201,9 +242,11 @@ def tile_streams(file: container.KdmFile, codec: "Codec") -> "Iterator[tuple[Spa
         raise CorruptFile(f"damaged: {len(file.payloads)} streams where {count} belong")
     if not file.payloads:
         raise CorruptFile("cut short: nothing to show has arrived yet")
-    for i, (rows, columns) in enumerate(tiles[: len(file.payloads)]):
+    found = {}
+    for i in range(min(len(tiles), len(file.payloads))):
         parts = [Stream(payload.data, payload.symbols_crc) for payload in file.payloads[i :: len(tiles)]]
-        yield rows, columns, Stream.of(parts) if codec.passes else parts[0]
+        found[i] = Stream.of(parts) if codec.passes else parts[0]
+    return found
 
 
 @lru_cache(maxsize=4)

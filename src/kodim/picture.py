@@ -28,6 +28,8 @@ MAX_PIXELS = 2**28
 """Default limit on width x height (268 million pixels)."""
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+Box: TypeAlias = tuple[int, int, int, int]
+"""A part of a picture: left, upper, right, lower, in pixels, as Pillow crops."""
 Source: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | Pixels
 
 _OPAQUE_MODE = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "RGBX": "RGB", "YCbCr": "RGB"}
@@ -144,6 +146,15 @@ def load(source: Source, *, max_pixels: int = MAX_PIXELS) -> Picture:
         raise BadRequest(f"{name}: no such file") from None
     except (OSError, ValueError) as error:
         raise BadRequest(f"{name}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def check_box(box: Box, width: int, height: int) -> Box:
+    """The box, if it is a part of a picture of this size; BadRequest otherwise."""
+    left, upper, right, lower = box
+    if 0 <= left < right <= width and 0 <= upper < lower <= height:
+        return box
+    words = ",".join(map(str, box))
+    raise BadRequest(f"the picture has {width}x{height} pixels: left, upper, right, lower cannot be {words}")
 
 
 def pack_alpha(alpha: Pixels) -> bytes:

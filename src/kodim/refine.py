@@ -107,19 +107,25 @@ def _windows(length: int) -> list[_Window]:
 def _paste(found: list[Tensor], nudges: list[Tensor], x: Tensor, part: Tensor, rows: _Window, columns: _Window) -> bool:
     """Copy the kept part of a window's nudges into those of the picture; False where a site is no grid of (h, w)."""
     for i, nudge in enumerate(nudges):
-        if nudge.ndim != 4 or part.shape[2] % nudge.shape[2] or part.shape[3] % nudge.shape[3]:
-            return False
-        stride = (part.shape[2] // nudge.shape[2], part.shape[3] // nudge.shape[3])
-        if WINDOW % stride[0] or MARGIN % stride[0] or stride[0] != stride[1]:
+        stride = _stride(part.shape[2:], nudge.shape[2:]) if nudge.ndim == 4 else 0
+        if not stride:
             return False
         if i == len(found):
-            found.append(nudge.new_zeros(*nudge.shape[:2], x.shape[2] // stride[0], x.shape[3] // stride[1]))
+            found.append(nudge.new_zeros(*nudge.shape[:2], *(-(-n // stride) for n in x.shape[2:])))
         here, there = [], []
-        for w, s in zip((rows, columns), stride, strict=True):
-            here.append(slice((w.core.start - w.outer.start) // s, (w.core.stop - w.outer.start) // s))
-            there.append(slice(w.core.start // s, w.core.stop // s))
+        for w in (rows, columns):
+            here.append(slice((w.core.start - w.outer.start) // stride, -(-(w.core.stop - w.outer.start) // stride)))
+            there.append(slice(w.core.start // stride, -(-w.core.stop // stride)))
         found[i][:, :, there[0], there[1]] = nudge[:, :, here[0], here[1]]
     return True
+
+
+def _stride(size: Sequence[int], grid: Sequence[int]) -> int:
+    """The power of two by which (h, w) divides (H, W), up to a border; 0: there is none that windows are made of."""
+    for stride in (2**n for n in range(MARGIN.bit_length())):
+        if all(-(-n // stride) == m for n, m in zip(size, grid, strict=True)):
+            return stride
+    return 0
 
 
 def _loss(codec: "Codec", code: WithPicture, size: Sequence[int]) -> Tensor:

@@ -1,8 +1,9 @@
 """Tiles: large pictures in bounded memory.
 
-A picture of at most `WHOLE` pixels is one tile. A larger one is cut into cores of `CORE` x `CORE`, each coded
-together with a halo of `HALO` pixels of its neighbours and cropped again after decoding, so that the
-networks' borders never show and any tile decodes alone. The halo costs up to 7% of the bytes. The
+A picture of at most `WHOLE` pixels is one tile. A larger one is cut into cores of about equal size, at most
+`CORE` x `CORE`, and networks see a halo of `HALO` pixels around each, so that their borders never show. What
+happens to the halo is the codec's choice: it is coded with the tile, which costs up to 7% of the bytes, and any tile
+decodes alone; or it is not (:mod:`kodim.stitch`), and a tile decodes with those around it. The
 layout follows from the size of the picture, so a file needs to hold nothing but the tiles, in row order.
 """
 
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 WHOLE = 1 << 23
 CORE = 1920
 HALO = 32
+GRID = 64  # cores start at multiples of it, and so do latents
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ def layout(height: int, width: int) -> list[tuple[Span, Span]]:
 
 
 def _spans(length: int) -> Iterator[Span]:
-    for start in range(0, length, CORE):
-        stop = min(start + CORE, length)
+    core = -(-length // -(-length // CORE) // GRID) * GRID
+    for start in range(0, length, core):
+        stop = min(start + core, length)
         yield Span(start, stop, max(start - HALO, 0), min(stop + HALO, length))

@@ -18,6 +18,7 @@ from kodim import container
 from kodim.coding.sites import Part
 from kodim.learned import codec_of, tile_streams
 from kodim.picture import MAX_PIXELS
+from kodim.tiles import layout
 
 if TYPE_CHECKING:
     from kodim.codec import Codec, Stream
@@ -94,9 +95,15 @@ def file_map(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     file = container.parse(data, partial=True, max_pixels=max_pixels)
     codec = codec_of(file.header)
     found = np.zeros((file.header.height, file.header.width))
-    for rows, columns, stream in tile_streams(file, codec):
-        tile = stream_map(codec, stream, (len(rows), len(columns)), file.header.quality)
-        found[rows.core, columns.core] = tile[rows.inner, columns.inner]
+    tiles = layout(file.header.height, file.header.width)
+    for i, stream in tile_streams(file, codec).items():
+        rows, columns = tiles[i]
+        if codec.stitched and len(tiles) > 1:
+            size = (rows.stop - rows.start, columns.stop - columns.start)
+            found[rows.core, columns.core] = stream_map(codec, stream, size, file.header.quality)
+        else:
+            tile = stream_map(codec, stream, (len(rows), len(columns)), file.header.quality)
+            found[rows.core, columns.core] = tile[rows.inner, columns.inner]
     return found
 
 
@@ -121,10 +128,20 @@ def _spread(shape: tuple[int, ...], part: Part | None, bits: np.ndarray, size: t
             np.add.at(grid.reshape(-1), places, bits.reshape(shape[1], len(places), -1).sum((0, 2)))
     elif len(shape) == 4:
         grid = bits.reshape(shape).sum((0, 1))
-    if not grid.any() or size[0] % grid.shape[0] or size[1] % grid.shape[1]:  # no grid of this picture
+    rows, columns = (_cells(n, parts) for n, parts in zip(size, grid.shape, strict=True))
+    if not grid.any() or rows is None or columns is None:  # no grid of this picture
         return np.full(size, bits.sum() / (size[0] * size[1]))
-    tall, wide = size[0] // grid.shape[0], size[1] // grid.shape[1]
-    return (grid / (tall * wide)).repeat(tall, axis=0).repeat(wide, axis=1)
+    areas = np.outer(np.bincount(rows), np.bincount(columns))
+    spread: np.ndarray = (grid / areas)[rows][:, columns]
+    return spread
+
+
+def _cells(length: int, parts: int) -> np.ndarray | None:
+    """Which of `parts` equal cells each of `length` pixels lies in, the last one cut off at the border; None: none."""
+    side = -(-length // parts)
+    if length % parts:
+        side = 1 << (side - 1).bit_length()  # strides are powers of two
+    return np.arange(length) // side if -(-length // side) == parts else None
 
 
 def _macs(counter: FlopCounterMode) -> int:

@@ -22,7 +22,7 @@ from kodim.registry import DEFAULT_CODEC
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from kodim.picture import Picture
+    from kodim.picture import Box, Picture
     from kodim.rate import Result
     from kodim.registry import ImageCodec
 
@@ -49,7 +49,9 @@ kodim decompress photo.kdm -o photo.tif  →  any format that Pillow writes
 
 kodim decompress small/ -o back/
 
-kodim decompress half-downloaded.kdm --partial  →  what has arrived so far"""
+kodim decompress half-downloaded.kdm --partial  →  what has arrived so far
+
+kodim decompress huge.kdm -o face.png --box 4000,3000,4600,3800  →  that part; only the tiles it takes are decoded"""
 
 Files = Annotated[list[str], typer.Argument(metavar="IN", help="Files, folders or globs.", show_default=False)]
 Output = Annotated[
@@ -310,6 +312,12 @@ def decompress(
         Path | None,
         typer.Option(metavar="FILE", help="Weights it was written with, where they do not ship.", show_default=False),
     ] = None,
+    box: Annotated[
+        str | None,
+        typer.Option(
+            metavar="L,U,R,B", help="Only this part: left, upper, right, lower, in pixels.", show_default=False
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Decompress .kdm files: photo.kdm becomes photo.png.
@@ -322,22 +330,32 @@ def decompress(
     outputs = Outputs(output, ".png", inputs)
     if outputs.file is not None:
         _pillow_format(outputs.file)  # an unknown ending is refused before anything is decoded
+    part = None if box is None else _box(box)
 
     def job(path: Path) -> Row:
         goal = outputs.path_for(path)
         if output is None and goal.exists():  # most likely the original
             goal = goal.with_name(f"{goal.stem}.decoded{goal.suffix}")
         check_writable(goal)
-        return _decompress_one(path, goal, partial=partial, weights=weights)
+        return _decompress_one(path, goal, partial=partial, weights=weights, box=part)
 
     work_through(inputs, "decompressing", job, _decompress_line, as_json=as_json)
 
 
-def _decompress_one(path: Path, goal: Path, *, partial: bool, weights: Path | None) -> Row:
+def _box(words: str) -> Box:
+    """'10,20,110,220' -> (10, 20, 110, 220)."""
+    try:
+        left, upper, right, lower = map(int, words.split(","))
+    except ValueError:
+        raise BadRequest(f"--box needs four whole numbers, left,upper,right,lower, not {words!r}") from None
+    return left, upper, right, lower
+
+
+def _decompress_one(path: Path, goal: Path, *, partial: bool, weights: Path | None, box: Box | None) -> Row:
     """Decompress one file; the row of the JSON output."""
     import kodim
 
-    image = kodim.decompress(read_bytes(path), partial=partial, weights=weights)
+    image = kodim.decompress(read_bytes(path), partial=partial, weights=weights, box=box)
     data = _encode_image(image, goal)
     write_file(goal, data)
     return {

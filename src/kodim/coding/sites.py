@@ -22,6 +22,7 @@ pass is a stream of its own with its own checksum, so a file cut behind one deco
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -49,6 +50,14 @@ class BoundPrior(Protocol):
     def distributions(self) -> Distributions: ...
 
 
+@dataclass(frozen=True)
+class Draft:
+    """Decoded latents (1, C, h, w) that are no picture yet, and the function that makes one of them."""
+
+    function: Callable[[Tensor], Tensor]
+    latents: Tensor
+
+
 class Code:
     """Base of the handlers.
 
@@ -65,8 +74,8 @@ class Code:
         self.size, self.level = size, level
 
     def grid(self, stride: int) -> tuple[int, int]:
-        """(h, w) of a latent at 1/stride of the resolution."""
-        return self.size[0] // stride, self.size[1] // stride
+        """(h, w) of a latent at 1/stride of the resolution, rounded up."""
+        return -(-self.size[0] // stride), -(-self.size[1] // stride)
 
     def encoder(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """`function(picture)` where there is a picture; the decoder gets an empty tensor it must not use."""
@@ -74,6 +83,10 @@ class Code:
 
     def __call__(self, name: str, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
         raise NotImplementedError
+
+    def synthesis(self, function: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
+        """`function(latents)`, the picture, where anybody wants it now; an empty tensor otherwise."""
+        return function(latents)
 
     def preview(self, value: Tensor) -> Tensor:
         """While training: what stands for decoded values whose centre is not known yet (serial contexts)."""
@@ -106,11 +119,21 @@ class WithPicture(Code):
             an encoder that has searched for better symbols says so here (see :mod:`kodim.refine`).
         thrift: weight of a squared rounding error (in steps) against bits; 0 rounds to the nearest integer. See
             :func:`kodim.quantizers.rounding.rate_aware`.
+        core: rows and columns of x that are coded; the analysis sees all of it. Only for a program whose
+            `code.encoder` gives a grid that covers x evenly.
     """
 
-    def __init__(self, x: Tensor, level: Tensor, nudges: Iterable[Tensor] = (), thrift: float = 0.0) -> None:
-        super().__init__((x.shape[2], x.shape[3]), level)
-        self.x, self.nudges, self.thrift = x, iter(nudges), thrift
+    def __init__(
+        self,
+        x: Tensor,
+        level: Tensor,
+        nudges: Iterable[Tensor] = (),
+        thrift: float = 0.0,
+        core: tuple[slice, slice] | None = None,
+    ) -> None:
+        size = x.shape[2:] if core is None else [part.stop - part.start for part in core]
+        super().__init__((size[0], size[1]), level)
+        self.x, self.nudges, self.thrift, self.core = x, iter(nudges), thrift, core
         self.bits: dict[str, Tensor] = {}
         self.pictures: list[Tensor] = []  # shown after each pass
         self.pass_bits: list[Tensor] = []  # (B,) of each pass
@@ -129,7 +152,12 @@ class WithPicture(Code):
         return q.clamp(-MAX_SYMBOL, MAX_SYMBOL)
 
     def encoder(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        return function(self.x)
+        seen = function(self.x)
+        if self.core is None:
+            return seen
+        stride = self.x.shape[2] // seen.shape[2]
+        rows, columns = (slice(part.start // stride, part.stop // stride) for part in self.core)
+        return seen[:, :, rows, columns].contiguous()
 
     def preview(self, value: Tensor) -> Tensor:
         return straight_through(value)
@@ -198,11 +226,24 @@ class Estimate(WithPicture):
 
 
 class Encode(WithPicture):
-    """Writes one stream, or one for each pass; a batch of one picture."""
+    """Writes one stream, or one for each pass; a batch of one picture.
 
-    def __init__(self, x: Tensor, level: Tensor, nudges: Iterable[Tensor] = (), thrift: float = 0.0) -> None:
-        super().__init__(x, level, nudges, thrift)
-        self.writer, self.crc = Writer(), 0
+    Args:
+        shown: whether the picture is wanted too, where the program can do without (`code.synthesis`).
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        level: Tensor,
+        nudges: Iterable[Tensor] = (),
+        thrift: float = 0.0,
+        core: tuple[slice, slice] | None = None,
+        *,
+        shown: bool = True,
+    ) -> None:
+        super().__init__(x, level, nudges, thrift, core)
+        self.writer, self.crc, self.shown = Writer(), 0, shown
         self.passes: list[tuple[bytes, int]] = []  # bytes and checksum of each
 
     def layers(self, count: Tensor) -> Iterator[int]:
@@ -218,6 +259,9 @@ class Encode(WithPicture):
         self.crc = _crc(symbols, self.crc)
         return _canonical(q + prior.centre)
 
+    def synthesis(self, function: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
+        return function(latents) if self.shown else torch.empty(0)
+
 
 class Decode(Code):
     """Reads one stream, or one for each pass; `crc` is that of the symbols it found, `crcs` those of each pass.
@@ -225,7 +269,12 @@ class Decode(Code):
     Args:
         data: the stream, or that of the first pass.
         later: those of the further passes that arrived.
+
+    Attributes:
+        drafts: a list to be given what `code.synthesis` was called with, in the place of a picture; None: no.
     """
+
+    drafts: list[Draft] | None = None
 
     def __init__(
         self,
@@ -253,6 +302,12 @@ class Decode(Code):
         self.crc = _crc(symbols, self.crc)
         q = torch.as_tensor(symbols, device=self.level.device).view(prior.shape).to(self.dtype)
         return _canonical(q + prior.centre)
+
+    def synthesis(self, function: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
+        if self.drafts is None:
+            return function(latents)
+        self.drafts.append(Draft(function, latents))
+        return torch.empty(0)
 
 
 def _canonical(value: Tensor) -> Tensor:

@@ -58,6 +58,8 @@ class Kodim(Codec):
         "compact": {"latents": 512, "blocks": (4, 4), "context": 192, "hyper": (128, 64), "levels": 9},
         "test": {"latents": 256, "blocks": (1, 1), "context": 32, "hyper": (32, 16), "levels": 3},
     }
+    stride = 32  # cells of 2x2 latents; z covers the picture, and up to 32 pixels more
+    stitched = True
     lambdas = (0.0004, 0.5)
     thrift = 0.0  # its latents are priced well enough already (docs/decisions.md)
 
@@ -102,12 +104,13 @@ class Kodim(Codec):
             step = exact_exp2(self.log_step(level), self.training)
             z_hat = code("z", self.z_prior(level, code.grid(64)), lambda: self.hyper_analysis(_log(v / step)))
             v_hat = self._passes(code, z_hat, v, step)
-        return self.synthesis(v_hat * self.gain.inverse(level), level)
+        return code.synthesis(lambda v: self.synthesis(v * self.gain.inverse(level), level), v_hat)
 
     def _passes(self, code: Code, z_hat: Tensor, v: Tensor, step: Tensor) -> Tensor:
         """The four sites of y: (B, Z, h/4, w/4) side information -> decoded v (B, M, h, w)."""
         usual = self.log_scale(code.level)
-        state = self.hyper_synthesis(z_hat) + self.context_level(code.level)  # (B, C, h, w)
+        h, w = code.grid(16)
+        state = self.hyper_synthesis(z_hat)[:, :, :h, :w] + self.context_level(code.level)  # (B, C, h, w)
         state = state if self.training else state.float()  # whose sums round alike everywhere
         parts: list[Tensor] = []
         for turn, block in zip(TURNS, self.blocks, strict=True):
