@@ -58,14 +58,16 @@ def test_passes_are_a_partition():
 
 
 @pytest.mark.parametrize("quality", [0, 33.3, 71.42, 100])
-def test_estimate_file_and_decoder_agree(picture, quality):
+@pytest.mark.parametrize("size", [(150, 170), (32, 224)])  # 3x3 and 1x4 z, which stick out
+def test_estimate_file_and_decoder_agree(picture, quality, size):
     codec = perturbed()
-    x = picture[:, :, :150, :170]
+    height, width = size
+    x = picture[:, :, :height, :width]
     out = codec(x, quality)
     stream, seen = codec.compress(x, quality)
     bits = float(sum(b.sum() for b in out.bits.values()))
     assert abs(8 * len(stream.data) - bits) < 1e-3 * bits + 64
-    assert torch.equal(codec.decompress(stream, (150, 170), quality), seen)
+    assert torch.equal(codec.decompress(stream, size, quality), seen)
     assert torch.allclose(out.x_hat, seen, atol=1e-5)
 
 
@@ -157,7 +159,7 @@ def test_exact_power_and_levels():
 
 def test_gradient_reaches_every_parameter(picture):
     codec = perturbed().train()
-    x = picture[:, :, :64, :192].unfold(3, 64, 64)[0].permute(2, 0, 1, 3)  # three crops, one a level
+    x = torch.cat([picture[:, :, :128, i : i + 128] for i in (0, 16, 32)])  # three crops, one a level
     out = codec(x, torch.tensor([0.0, 50.0, 100.0]))
     weight = codec.distortion_weight(torch.arange(3.0))
     (out.bpp + weight * 255**2 * (out.x_hat - x).square().mean((1, 2, 3))).mean().backward()
@@ -190,11 +192,14 @@ def test_training_leaves_the_start_for_the_better(picture):
         out = codec(x, quality)
         return out.bpp + weight * 255**2 * (out.x_hat - x).square().mean((1, 2, 3))
 
-    before = losses().detach()
+    def expected():  # over the noise of quantisation
+        with torch.no_grad():
+            return torch.stack([losses() for _ in range(8)]).mean(0)
+
+    before = expected()
     for _ in range(6):
         optimiser.zero_grad()
         (losses() * weight**-0.5).mean().backward()
         torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
         optimiser.step()
-    after = losses().detach()
-    assert (after < before).all()
+    assert (expected() < before).all()

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from kodim.codec import Codec
 from kodim.coding.priors import ScalePrior
-from kodim.coding.sites import Code, Decode, Encode, Estimate
+from kodim.coding.sites import BoundPrior, Code, Decode, Encode, Estimate, Train
 from kodim.coding.wavefront import causal_taps, fronts
+from kodim.contexts.quad import QuadContext
 from kodim.contexts.raster import RasterContext
 
 SIZES = [(1, 1), (1, 7), (7, 1), (2, 2), (5, 9), (9, 4)]
@@ -203,3 +204,28 @@ def test_context_learns_what_neighbours_tell() -> None:
     with torch.no_grad():
         codec.context.weight.zero_()
     assert float(codec(x).bpp.mean()) > 1.3 * learned
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 2), (6, 7)])
+def test_quad_context_says_the_same_in_passes_as_at_once(size: tuple[int, int]) -> None:
+    torch.manual_seed(4)
+    net = QuadContext(3, 2, 8, (8,), 6)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(torch.randn_like(p) * 0.3)
+    y, side = torch.randn(2, 3, *size).mul(3).round(), torch.randn(2, 2, *size)
+    prior, seen = ScalePrior("gaussian"), torch.zeros(2, 6, *size)
+
+    def bind(parameters: Tensor) -> BoundPrior:
+        if isinstance(code, Estimate):
+            assert code.part is not None
+            seen.flatten(2)[:, :, code.part[0]] = parameters[..., 0].float()
+        return prior(18 + parameters[:, :3])
+
+    code: Code = Estimate(torch.zeros(2, 3, 16, 16), torch.zeros(2))
+    decoded = net.eval()(code, "y", side, bind, lambda: y)
+    assert torch.equal(decoded, y)
+    torch.testing.assert_close(net.train()._at_once(y, side), seen, atol=0.02, rtol=0.02)
+    code = Train(torch.zeros(2, 3, 16, 16), torch.zeros(2))
+    net(code, "y", side, bind, lambda: y)
+    assert code.bits["y"].shape == (2,)

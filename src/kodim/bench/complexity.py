@@ -33,7 +33,6 @@ class Complexity:
 
     Attributes:
         encode_kmac: thousands of multiply-accumulates per pixel up to the last site: what an encoder must compute.
-            (kodim's goes on and reconstructs the picture, which its seconds include.)
         decode_kmac: the same, of all that the decoder computes.
         parameters: weights and biases of the whole codec.
     """

@@ -61,4 +61,4 @@ class Balle2017(Codec):
     def program(self, code: Code) -> Tensor:
         y = code.encoder(lambda x: self.analysis(x) * self.gain(code.level))
         y_hat = code("y", self.prior(code.level, code.grid(16)), lambda: y)
-        return self.synthesis(y_hat * self.gain.inverse(code.level))
+        return code.synthesis(self.synthesis, y_hat * self.gain.inverse(code.level))

@@ -70,4 +70,4 @@ class Balle2018(Codec):
         z_hat = code("z", self.z_prior(code.level, code.grid(64)), lambda: self.hyper_analysis(y.abs()))
         scale = SCALE_START + SCALE_UNIT * self.hyper_synthesis(z_hat)
         y_hat = code("y", self.y_prior(scale), lambda: y)
-        return self.synthesis(y_hat * self.gain.inverse(code.level))
+        return code.synthesis(self.synthesis, y_hat * self.gain.inverse(code.level))

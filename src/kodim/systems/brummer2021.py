@@ -85,7 +85,7 @@ class Brummer2021(Codec):
         bind = self.dictionary.bind(code.level, gain)
         number = self.numbers(code, "k", code.grid(16), cache(lambda: self.choose(bind, y)))
         y_hat = code("y", bind(number), lambda: y)
-        return self.synthesis(y_hat * self.gain.inverse(code.level))
+        return code.synthesis(self.synthesis, y_hat * self.gain.inverse(code.level))
 
     def choose(self, bind: Bind, y: Tensor) -> Tensor:
         """The best numbers (B, 1, h, w) for latents (B, M, h, w)."""

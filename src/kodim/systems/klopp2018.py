@@ -128,7 +128,7 @@ class Klopp2018(Minnen2018):
     def program(self, code: Code) -> Tensor:
         y = code.encoder(lambda x: self.analysis(x) * self.gain(code.level))
         y_hat = self.context(code, "y", self._side(code, lambda: y), self._bind, lambda: y)
-        return self.synthesis(y_hat * self.gain.inverse(code.level))
+        return code.synthesis(self.synthesis, y_hat * self.gain.inverse(code.level))
 
     def _side(self, code: Code, latent: Callable[[], Tensor]) -> Tensor:
         """Side information (B, 2 M, h, w), or (B, 0, h, w)."""

@@ -4,7 +4,7 @@ A light transform around the DCT, a hyper-prior, and four coding passes on a 2x2
 DCVC-RT, Jia et al., arXiv 2502.20762; gain units of Cui et al., arXiv 2003.02012)::
 
     x --unshuffle 8, DCT--> 1/8: gain, blocks --merge 2x2--> y (1/16) --gain--> v
-    v --log, h_a--> z (1/64) --round--> | coder | --> h_s --> state
+    v --log, h_a--> z (1/64) --round--> | coder | --> h_s --> state    (four passes too, from the z around)
     4 times:  state --block, head--> mu, sigma      (of one quarter of the channels at every position)
               round((v - mu) / step) --> | coder, N(0, sigma^2) | --> q * step + mu = v^
               state += embed(v^)
@@ -16,17 +16,22 @@ variance at every rate, so what the context networks see hardly depends on the l
 and the usual `sigma` of each channel. All that decides a table or a decoded latent is exact (coding/exact*.py).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from ..codec import Codec
 from ..coding.exact import ExactSequential
 from ..coding.exact_blocks import ExactBlock, ExactLevels, ExactPointwise, exact_exp2
-from ..coding.priors import FactorizedPrior, ScalePrior
-from ..coding.sites import Code
+from ..coding.offsets import OffsetPrior
+from ..coding.priors import ScalePrior
+from ..coding.sites import BoundPrior, Code
+from ..contexts.quad import QuadContext
 from ..quantizers.gains import Gain
 from ..transforms.light import LightAnalysis, LightSynthesis, kept, spread
 from ..transforms.pyramid import down, up
+from .balle2018 import SCALE_START, SCALE_UNIT
 
 PER_OCTAVE = 6  # table positions from one scale to its double
 UNIT = 19.125  # position of scale 1
@@ -80,7 +85,9 @@ class Kodim(Codec):
         self.blocks = nn.ModuleList(ExactBlock(context) for _ in TURNS)
         self.head = ExactPointwise(context, latents // 2, groups=4, zero=True)
         self.embed = ExactPointwise(latents // 4, context, groups=4)
-        self.z_prior = FactorizedPrior(side, levels, init=4.0)
+        self.z_prior = OffsetPrior("logistic")
+        self.z_level = ExactLevels(torch.zeros(levels, 16))
+        self.z_context = QuadContext(side, 16, 2 * side, (2 * side,), 2 * side)
         self.y_prior = ScalePrior("gaussian", low=LOW, high=LOW * 2 ** ((COUNT - 1) / PER_OCTAVE), count=COUNT)
         self.context_level = ExactLevels(torch.zeros(levels, context))
         self._start_levels(spread(16)[kept(latents)])
@@ -102,9 +109,18 @@ class Kodim(Codec):
         v = code.encoder(lambda x: self.analysis(x, level) * self.gain(level))
         with torch.autocast(level.device.type, enabled=False):
             step = exact_exp2(self.log_step(level), self.training)
-            z_hat = code("z", self.z_prior(level, code.grid(64)), lambda: self.hyper_analysis(_log(v / step)))
+            z_hat = self.side(code, lambda: self.hyper_analysis(_log(v / step)))
             v_hat = self._passes(code, z_hat, v, step)
         return code.synthesis(lambda v: self.synthesis(v * self.gain.inverse(level), level), v_hat)
+
+    def side(self, code: Code, z: Callable[[], Tensor]) -> Tensor:
+        """The site of z (B, Z, H/64, W/64); returns its decoded values, integers."""
+
+        def bind(parameters: Tensor) -> BoundPrior:
+            scale, mean = parameters.chunk(2, 1)
+            return self.z_prior(SCALE_START + SCALE_UNIT * scale, mean)
+
+        return self.z_context(code, "z", self.z_level(code.level).expand(-1, -1, *code.grid(64)), bind, z)
 
     def _passes(self, code: Code, z_hat: Tensor, v: Tensor, step: Tensor) -> Tensor:
         """The four sites of y: (B, Z, h/4, w/4) side information -> decoded v (B, M, h, w)."""

@@ -124,7 +124,7 @@ class Koyuncu2022(Minnen2018):
         y = code.encoder(lambda x: self.analysis(x) * self.gain(code.level))
         z_hat = code("z", self.z_prior(code.level, code.grid(64)), lambda: self.hyper_analysis(self._evidence(y)))
         y_hat = self.context(code, "y", self.hyper_synthesis(z_hat), self._bind, lambda: y)
-        return self.synthesis(y_hat * self.gain.inverse(code.level))
+        return code.synthesis(self.synthesis, y_hat * self.gain.inverse(code.level))
 
     def _bind(self, parameters: Tensor) -> BoundPrior:
         if self.mixtures == 1:

@@ -115,7 +115,7 @@ class Lee2019(Minnen2018):
         if self.rest:
             scale = SCALE_START + SCALE_UNIT * side[:, m:]
             y_hat = torch.cat((y_hat, code("y2", self.rest_prior(scale), lambda: y[:, m:])), 1)
-        return self.synthesis(y_hat * self.gain.inverse(code.level))
+        return code.synthesis(self.synthesis, y_hat * self.gain.inverse(code.level))
 
     def _bind(self, parameters: Tensor) -> Offset:
         scale, mean = parameters.chunk(2, 1)

@@ -121,7 +121,7 @@ class Mentzer2018(Codec):
             outside=self.centres.values[0].detach(),
         )
         z_hat = self.centres.soft(both[:, :1], symbols) if self.training else self.centres.at(symbols)
-        return self.synthesis(z_hat[:, 0] * self.gain.inverse(code.level))
+        return code.synthesis(self.synthesis, z_hat[:, 0] * self.gain.inverse(code.level))
 
     def _encode(self, x: Tensor, level: Tensor) -> Tensor:
         y = self.analysis(x)

@@ -84,7 +84,7 @@ class Minnen2018(Codec):
         z_hat = code("z", self.z_prior(code.level, code.grid(64)), lambda: self.hyper_analysis(self._evidence(y)))
         scale, mean = self.hyper_synthesis(z_hat).chunk(2, 1)
         y_hat = code("y", self.y_prior(SCALE_START + SCALE_UNIT * scale, mean), lambda: y)
-        return self.synthesis(y_hat * self.gain.inverse(code.level))
+        return code.synthesis(self.synthesis, y_hat * self.gain.inverse(code.level))
 
     def _evidence(self, y: Tensor) -> Tensor:
         """What h_a sees. 64 channels are too few to fold 192 signs away: the compact preset is shown |y| too."""

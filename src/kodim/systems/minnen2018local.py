@@ -86,7 +86,7 @@ class Minnen2018Local(Codec):
         entry = self._names(code, lambda: y, (-(-h // self.tile), -(-w // self.tile)))
         entry = entry.repeat_interleave(self.tile, 2).repeat_interleave(self.tile, 3)[:, :, :h, :w]
         y_hat = code("y", self.dictionary(entry), lambda: y)
-        return self.synthesis(y_hat * self.gain.inverse(code.level))
+        return code.synthesis(self.synthesis, y_hat * self.gain.inverse(code.level))
 
     def _names(self, code: Code, latent: Callable[[], Tensor], tiles: tuple[int, int]) -> Tensor:
         """The site of the names, a column of tiles at a time: (B, M, *tiles) int64."""

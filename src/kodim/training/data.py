@@ -112,6 +112,15 @@ class Pictures:
         part_index.write_text(json.dumps(shapes))
         os.replace(part_index, index)
 
+    def whole(self, number: int) -> Tensor:
+        """One picture, (1, 3, H, W) in [0, 1]."""
+        return torch.from_numpy(np.array(self._at(number))).permute(2, 0, 1)[None].float() / 255
+
+    def _at(self, number: int) -> np.ndarray:
+        offset, h, w = self.shapes[number]
+        picture: np.ndarray = self.data[offset : offset + h * w * 3].reshape(h, w, 3)
+        return picture
+
     def crops(self, rng: np.random.Generator, batch: int, size: int) -> Tensor:
         """A random batch (batch, 3, size, size) in [0, 1]: places uniform over all pixels, flipped and transposed.
 
@@ -119,9 +128,8 @@ class Pictures:
         """
         out = np.empty((batch, size, size, 3), dtype=np.uint8)
         for i, k in enumerate(rng.choice(len(self.shapes), batch, p=self.weight)):
-            offset, h, w = self.shapes[k]
-            picture = self.data[offset : offset + h * w * 3].reshape(h, w, 3)
-            top, left = (int(rng.integers(max(n - size, 0) + 1)) for n in (h, w))
+            picture = self._at(int(k))
+            top, left = (int(rng.integers(max(n - size, 0) + 1)) for n in picture.shape[:2])
             crop = picture[top : top + size, left : left + size]
             if crop.shape[:2] != (size, size):
                 crop = np.pad(crop, ((0, size - crop.shape[0]), (0, size - crop.shape[1]), (0, 0)), mode="symmetric")

@@ -1,0 +1,117 @@
+"""A context in four passes over 2x2 cells: each place of the cell sees whatever neighbours are already there.
+
+After the checkerboard of D. He et al. (CVPR 2021, arXiv 2103.15306) with twice its passes: the first place of a cell
+sees nothing, the second one its diagonal neighbours, the third one those beside and above it, the last one all eight.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..coding.exact import ACTIVATION_BITS
+from ..coding.sites import BoundPrior, Code
+from ..coding.wavefront import _to_columns, to_grid
+from .raster import SLOPE, ExactContext, Matrix, _chain, _dense, _matrix
+
+PLACES = ((0, 0), (1, 1), (0, 1), (1, 0))  # (row, column) in the cell, in coding order
+NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
+OTHERS = [0, 1, 2, 3, 5, 6, 7, 8]  # of a 3x3 window, all but its centre
+
+
+class QuadContext(ExactContext):
+    """A convolution over the eight neighbours, joined with side information by 1x1 layers.
+
+    Args:
+        channels: C of the latent.
+        side: channels of the side information.
+        context: outputs of the convolution, of which every pass has its own.
+        hidden: widths of the joining network.
+        outputs: channels of the parameters that it emits.
+    """
+
+    def __init__(self, channels: int, side: int, context: int, hidden: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.weight = nn.Parameter(torch.randn(len(PLACES), context, channels, 8) * (8 * channels) ** -0.5)
+        self.bias = nn.Parameter(torch.zeros(len(PLACES), context))
+        self.join = nn.Sequential()
+        for c_in, c_out in pairwise((side + context, *hidden, outputs)):
+            self.join.extend([nn.Conv2d(c_in, c_out, 1), nn.LeakyReLU(SLOPE)])
+        self.join.pop(-1)
+        for p in self.join[-1].parameters():  # starts by saying the same everywhere
+            nn.init.zeros_(p)
+
+    def forward(
+        self,
+        code: Code,
+        name: str,
+        side: Tensor,
+        bind: Callable[[Tensor], BoundPrior],
+        latent: Callable[[], Tensor],
+    ) -> Tensor:
+        """Code the latent (B, C, h, w), of any size, at the site `name`, given side information (B, S, h, w).
+
+        `bind` makes a prior of the parameters (B, outputs, ..). While training all passes are done at once, on the
+        handler's stand-in for decoded values.
+        """
+        if self.training:
+            return code(name, bind(self._at_once(code.preview(latent()), side)), latent)
+        with torch.no_grad(), torch.autocast(side.device.type, enabled=False):
+            return self._coded(code, name, side, bind, latent)
+
+    def _at_once(self, values: Tensor, side: Tensor) -> Tensor:
+        """(B, C, h, w), (B, S, h, w) -> parameters (B, outputs, h, w)."""
+        h, w = values.shape[2:]
+        around = F.unfold(values, 3, padding=1).unflatten(1, (-1, 9))  # (B, C, 9, h w)
+        around, known = around[:, :, OTHERS], side.flatten(2)
+        parts, places = [], []
+        for i, (row, column) in enumerate(PLACES):
+            at = torch.arange(h * w, device=values.device).view(h, w)[row::2, column::2].flatten()
+            if not len(at):
+                continue
+            there = torch.tensor([PLACES.index(((row + dy) % 2, (column + dx) % 2)) < i for dy, dx in NEIGHBOURS])
+            near = around[..., at] * there.to(values)[:, None]
+            context = torch.einsum("bctn,oct->bon", near, self.weight[i]) + self.bias[i][:, None]
+            parts.append(self.join(torch.cat((known[..., at], context), 1).unsqueeze(3)))
+            places.append(at)
+        return torch.cat(parts, 2)[:, :, torch.cat(places).argsort()].view(len(values), -1, h, w)
+
+    def _coded(self, code: Code, name: str, side: Tensor, bind, latent) -> Tensor:  # type: ignore[no-untyped-def]
+        b, _, h, w = side.shape
+        known = to_grid(side).flatten(2).transpose(1, 2).contiguous()  # (B, h w, S)
+        decoded = side.new_zeros(b, h * w, self.channels)
+        canvas = known.new_zeros(b, (h + 2) * (w + 2), self.channels)  # what is decoded, in a border of zeros
+        offsets = torch.tensor([dy * (w + 2) + dx for dy, dx in NEIGHBOURS])
+        with code.serial(latent) as whole:
+            values = cache(lambda: whole().flatten(2).transpose(1, 2).contiguous())  # never called by the decoder
+            for i, (row, column) in enumerate(PLACES):
+                y, x = torch.meshgrid(torch.arange(row, h, 2), torch.arange(column, w, 2), indexing="ij")
+                part, at = (y * w + x).flatten().to(side.device), ((y + 1) * (w + 2) + x + 1).flatten()
+                if not len(part):
+                    continue
+                near = (at[:, None] + offsets).flatten().to(side.device)
+                neighbours = canvas.index_select(1, near).view(b, len(part), -1)
+                parameters = self._predict(i, neighbours, known.index_select(1, part)) * 2.0**-ACTIVATION_BITS
+                code.part = part, (h, w)
+                prior = bind(_to_columns(parameters).to(side.dtype))
+                found = code(name, prior, lambda part=part: _to_columns(values()[:, part]))  # type: ignore[misc]
+                found = found[..., 0].transpose(1, 2)
+                decoded.index_copy_(1, part, found.to(decoded.dtype))
+                canvas.index_copy_(1, at.to(side.device), to_grid(found))
+        return decoded.transpose(1, 2).reshape(b, self.channels, h, w).contiguous()
+
+    def _predict(self, i: int, neighbours: Tensor, side: Tensor) -> Tensor:
+        """Integers of pass i: (B, n, 8 C), (B, n, S) -> (B, n, outputs)."""
+        layers = self._integers()
+        return _chain(torch.cat((side, _dense(neighbours, layers[i])), 2), layers[len(PLACES) :])
+
+    def _matrices(self) -> list[Matrix]:
+        layers = [m for m in self.join if isinstance(m, nn.Conv2d)]
+        return [
+            *(_matrix(w.transpose(1, 2).flatten(1), b) for w, b in zip(self.weight, self.bias, strict=True)),
+            *(_matrix(layer.weight.flatten(1), layer.bias) for layer in layers),  # type: ignore[arg-type]
+        ]
