@@ -36,7 +36,7 @@ class QuadContext(ExactContext):
     def __init__(self, channels: int, side: int, context: int, hidden: tuple[int, ...], outputs: int) -> None:
         super().__init__()
         self.channels = channels
-        self.weight = nn.Parameter(torch.randn(len(PLACES), context, channels, 8) * (8 * channels) ** -0.5)
+        self.weight = nn.Parameter(torch.randn(len(PLACES) * context, channels, 1, 8) * (8 * channels) ** -0.5)
         self.bias = nn.Parameter(torch.zeros(len(PLACES), context))
         self.join = nn.Sequential()
         for c_in, c_out in pairwise((side + context, *hidden, outputs)):
@@ -75,7 +75,7 @@ class QuadContext(ExactContext):
                 continue
             there = torch.tensor([PLACES.index(((row + dy) % 2, (column + dx) % 2)) < i for dy, dx in NEIGHBOURS])
             near = around[..., at] * there.to(values)[:, None]
-            context = torch.einsum("bctn,oct->bon", near, self.weight[i]) + self.bias[i][:, None]
+            context = torch.einsum("bctn,oct->bon", near, self._taps(i)) + self.bias[i][:, None]
             parts.append(self.join(torch.cat((known[..., at], context), 1).unsqueeze(3)))
             places.append(at)
         return torch.cat(parts, 2)[:, :, torch.cat(places).argsort()].view(len(values), -1, h, w)
@@ -109,9 +109,13 @@ class QuadContext(ExactContext):
         layers = self._integers()
         return _chain(torch.cat((side, _dense(neighbours, layers[i])), 2), layers[len(PLACES) :])
 
+    def _taps(self, i: int) -> Tensor:
+        """The convolution of pass i, (context, channels, 8)."""
+        return self.weight[:, :, 0].chunk(len(PLACES))[i]
+
     def _matrices(self) -> list[Matrix]:
         layers = [m for m in self.join if isinstance(m, nn.Conv2d)]
         return [
-            *(_matrix(w.transpose(1, 2).flatten(1), b) for w, b in zip(self.weight, self.bias, strict=True)),
+            *(_matrix(self._taps(i).transpose(1, 2).flatten(1), self.bias[i]) for i in range(len(PLACES))),
             *(_matrix(layer.weight.flatten(1), layer.bias) for layer in layers),  # type: ignore[arg-type]
         ]
