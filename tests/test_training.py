@@ -189,6 +189,22 @@ def test_diverging_names_the_term(tiny, folder: Path, monkeypatch) -> None:
         train(config(folder))
 
 
+def test_a_step_of_a_thousand_times_the_loss_is_skipped(tiny, folder: Path, monkeypatch, capsys) -> None:
+    from kodim.systems.minnen2018 import Minnen2018
+
+    objective, calls = Minnen2018.objective, iter(range(100))
+
+    def leaping(self, x, out, level):
+        factor = 1e4 if next(calls) == 3 else 1.0
+        return {k: v * factor for k, v in objective(self, x, out, level).items()}
+
+    monkeypatch.setattr(Minnen2018, "objective", leaping)
+    state = train(config(folder, max_steps=6))
+    assert state.step == 6
+    assert next(calls) == 7  # one of the seven was for nothing
+    assert "step 3: a loss of" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["nowhere", "empty"])
 def test_no_data_is_said(tiny, folder: Path, name: str) -> None:
     (folder.parent / "empty").mkdir()

@@ -30,6 +30,8 @@ from . import checkpoint
 from .data import Pictures
 from .muon import Muon
 
+LEAP = 100.0  # times the loss of the step before
+
 
 class Diverged(KodimError):
     """A term of the loss stayed NaN or infinite."""
@@ -126,6 +128,7 @@ class Leg:
         self.rng = np.random.default_rng([config.seed, rank, state.step])
         self.net: nn.Module = torch.compile(codec) if config.compile else codec  # type: ignore[assignment]
         self.bad_steps = 0
+        self.usual = 0.0  # loss of the step before
         self.stop = False
         self.leg: dict[str, Any] = {}
 
@@ -184,7 +187,7 @@ class Leg:
         loss = terms["loss"]
         terms |= {f"bpp_{k}": (v / out.pixels).mean() for k, v in out.bits.items()}
         values = {k: float(v.detach()) for k, v in terms.items()}
-        if not self._finite(values):
+        if not self._finite(values) or self._leaps(values["loss"]):
             return {}
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -219,6 +222,14 @@ class Leg:
             return False
         self.bad_steps = 0
         return True
+
+    def _leaps(self, loss: float) -> bool:
+        """Skip a step whose loss is far from all before: one picture in a hundred thousand can make it so."""
+        leaps = self._agree(self.usual > 0 and loss > LEAP * self.usual)
+        if leaps:
+            _say(f"step {self.state.step}: a loss of {loss:.4g} where {self.usual:.4g} is usual, step skipped")
+        self.usual = min(loss, 2 * self.usual) if self.usual > 0 and leaps else loss
+        return leaps
 
     @torch.no_grad()
     def _average_weights(self) -> None:
