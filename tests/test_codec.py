@@ -243,7 +243,11 @@ def test_a_part_of_tiles_decodes_no_others(photo, monkeypatch: pytest.MonkeyPatc
     network = kodim.learned.codec_of(container.parse(data).header)
     draft = network.draft
     monkeypatch.setattr(network, "draft", lambda *args: (read.append(args), draft(*args))[1], raising=False)
+    graded: list[bool] = []
+    hook = network.synthesis.register_forward_pre_hook(lambda *_: graded.append(torch.is_grad_enabled()))
     kodim.decompress(data, box=(0, 0, 64, 64))
+    hook.remove()
+    assert graded == [False]  # or memory would fill with what gradients need
     assert len(read) == 4  # the tile, and the three around it whose latents it sees
     kodim.decompress(data)
     assert len(read) == 4 + len(container.parse(data).payloads)  # each once

@@ -208,7 +208,7 @@ def test_a_goal_is_met_in_one_fit(codec, x, kind) -> None:
         return -10 * float((x_hat - x).square().mean().log10())
 
     torch.manual_seed(0)
-    wanted = reached(*codec.compress(x, 55.0)) + (0.6 if kind == "psnr" else 0.0)
+    wanted = reached(*codec.compress(x, 55.0)) + (1.3 if kind == "psnr" else 0.0)
     free = reached(*codec.compress(x, 55.0, steps=80))
     aimed = reached(*codec.compress(x, 55.0, steps=80, goal=Goal(**{kind: wanted})))
     assert abs(aimed - wanted) < abs(free - wanted)

@@ -87,6 +87,8 @@ def _shown(
     size: tuple[int, int],
 ) -> "torch.Tensor":
     """The picture of a tile's core; where a neighbour is missing, as at the border of the picture."""
+    import torch
+
     own = around[0, 0]
     assert own.values is not None
     # A side grows by a margin where there is a neighbour; a missing corner between two of them stays zero.
@@ -100,6 +102,7 @@ def _shown(
         goal = canvas[:, :, rows[dy], columns[dx]]
         piece = own.values if dy == dx == 0 else latents.edges[-dy, -dx]
         goal[:, :, : piece.shape[2], : piece.shape[3]] = piece[:, :, : goal.shape[2], : goal.shape[3]]
-    picture = function(canvas)
+    with torch.no_grad():
+        picture = function(canvas)
     stride = picture.shape[2] // canvas.shape[2]
     return picture[:, :, top * stride :, left * stride :][:, :, : size[0], : size[1]].clamp(0, 1)
