@@ -5,12 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage import data
 
 from kodim.coding.exact_blocks import ExactDepthwise, ExactLevels, ExactPointwise, exact_exp2
 from kodim.coding.sites import Code
 from kodim.errors import CorruptFile, DriftError
 from kodim.systems.kodim import TURNS, Kodim, _from_cells, _gather, _pick, _to_cells
+from kodim.training import side
+from kodim.training.data import Pictures
 from kodim.training.muon import Muon
 from kodim.transforms.light import merge_matrix, stem_matrix
 
@@ -165,6 +168,23 @@ def test_gradient_reaches_every_parameter(picture):
     (out.bpp + weight * 255**2 * (out.x_hat - x).square().mean((1, 2, 3))).mean().backward()
     grads = {name: p.grad for name, p in codec.named_parameters()}
     assert [name for name, g in grads.items() if g is None or not torch.isfinite(g).all() or not g.any()] == []
+
+
+def test_context_of_z_learns_from_whole_pictures(picture, tmp_path):
+    """Its bits fall, and nothing else of what is coded changes."""
+    for i in range(24):
+        pixels = (picture[0].permute(1, 2, 0) * 255).byte().numpy()[:, i : i + 224]
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    codec = perturbed()
+    before = codec(picture, 50)
+    samples = side.collect(codec, Pictures([tmp_path], tmp_path / "cache"), 60, np.random.default_rng(0))
+    assert len(samples) == 24
+    first, last = side.fit(codec, samples, 2, np.random.default_rng(0))
+    assert last < first
+    after = codec.eval()(picture, 50)
+    assert torch.equal(after.x_hat, before.x_hat)
+    assert torch.equal(after.bits["y"], before.bits["y"])
+    assert float(after.bits["z"]) < float(before.bits["z"])
 
 
 def test_quality_orders_size_and_fidelity(picture):

@@ -322,6 +322,14 @@ def test_smallest_keeps_the_better_of_two_files(command, capsys, options) -> Non
     assert set(row["tried"]) == {"kodim", "overfit"}
 
 
+def test_smallest_of_a_plain_colour(command, tmp_path) -> None:
+    """It is coded without an error: no PSNR for a fit to aim at."""
+    Image.new("RGB", (64, 64), (128, 128, 128)).save(tmp_path / "photo.png")
+    code, out = command("--smallest")
+    assert code == 0
+    assert kodim.decompress(out.read_bytes()).size == (64, 64)
+
+
 def test_smallest_chooses_by_bytes_and_by_psnr() -> None:
     def result(size: int, psnr: float, status: str = "met") -> Result:
         return Result(bytes(size), 50.0, size / 100, psnr, None, status)

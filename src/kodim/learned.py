@@ -87,7 +87,7 @@ class LearnedCodec:
         tiles, streams = layout(picture.height, picture.width), []
         for i, (rows, columns) in enumerate(tiles):
             x = to_tensor(picture.pixels[rows.outer, columns.outer])
-            core = (rows.inner, columns.inner) if codec.stitched and len(tiles) > 1 else None
+            core = (rows.inner, columns.inner) if codec.stitched else None
             with part(i, len(tiles)):
                 aim = None if goal is None else goal.tile(i)
                 stream, _ = codec.compress(x, quality, steps=steps, thrift=thrift, goal=aim, core=core, shown=False)
@@ -216,7 +216,7 @@ def _tiles(
     wanted: list[int],
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Number and pixels (height, width, 3) of the core of every wanted tile that has arrived."""
-    if codec.stitched and len(tiles) > 1:
+    if codec.stitched:
         for i, tile in stitched(codec, tiles, streams, quality, wanted):
             yield i, to_pixels(tile)
         return

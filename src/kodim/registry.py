@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .picture import Picture
 
 DEFAULT_CODEC = "kodim"
+FITTED_CODEC, FITTED_EFFORT = "overfit", 10  # what is fitted to one picture, and how hard at most
 TAXONOMY = ("network", "unit", "spatial", "rate", "range")
 
 

@@ -6,17 +6,17 @@ picture. Which of them needs fewer bits depends on the picture and shows only wh
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kodim.metrics import psnr as measure_psnr
 from kodim.rate import BPP_TOLERANCE, PSNR_TOLERANCE, Result, compress_to
-from kodim.registry import DEFAULT_CODEC, get
+from kodim.registry import DEFAULT_CODEC, FITTED_CODEC, FITTED_EFFORT, get
 
 if TYPE_CHECKING:
     from kodim.picture import Picture
 
-FITTED_CODEC, FITTED_EFFORT = "overfit", 10
 DEFAULT_EFFORT = 5  # of the default codec: what more gives does not show (docs/decisions.md)
 
 
@@ -35,6 +35,8 @@ def smallest(picture: Picture, *, quality: float | None = None, **wish: float | 
     plain = _at(picture, quality) if quality is not None else _wished(DEFAULT_CODEC, DEFAULT_EFFORT, picture, **wish)
     if quality is not None:
         wish = {"psnr": plain.psnr}
+        if plain.psnr == math.inf:  # plain colours: there is nothing to fit
+            return {DEFAULT_CODEC: plain}, DEFAULT_CODEC
     fitted = _wished(FITTED_CODEC, FITTED_EFFORT, picture, **wish)
     results = {DEFAULT_CODEC: plain, FITTED_CODEC: fitted}
     return results, FITTED_CODEC if _better(fitted, plain, wish) else DEFAULT_CODEC

@@ -54,9 +54,9 @@ def stitched(
     for i in sorted(streams if wanted is None else set(streams) & set(wanted)):
         around = _around(i, across, len(tiles))
         for j in sorted(set(around.values()) & set(streams) - set(held)):
-            height, width = _size(tiles[j])
-            draft = codec.draft(streams[j], (height, width), quality)
-            stride = (height + -height % codec.stride) // draft.latents.shape[2]
+            size = _size(tiles[j])
+            draft = codec.draft(streams[j], size, quality)
+            stride = (size[0] + -size[0] % codec.stride) // draft.latents.shape[2]
             held[j], function = Latents(draft.latents, stride), draft.function
         yield i, _shown(function, {place: held[j] for place, j in around.items() if j in held}, _size(tiles[i]))
         held[i].values = None
@@ -66,8 +66,7 @@ def stitched(
 
 def _size(tile: Tile) -> tuple[int, int]:
     """(height, width) of a core."""
-    rows, columns = tile
-    return rows.stop - rows.start, columns.stop - columns.start
+    return tile[0].length, tile[1].length
 
 
 def _around(i: int, across: int, count: int) -> dict[tuple[int, int], int]:

@@ -34,11 +34,17 @@ class Span:
         return slice(self.start, self.stop)
 
     @property
+    def length(self) -> int:
+        """Of the core."""
+        return self.stop - self.start
+
+    @property
     def inner(self) -> slice:
         """The core, counted from the start of what was coded."""
         return slice(self.start - self.outer_start, self.stop - self.outer_start)
 
     def __len__(self) -> int:
+        """Of all that networks see."""
         return self.outer_stop - self.outer_start
 
 

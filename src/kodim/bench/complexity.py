@@ -97,12 +97,10 @@ def file_map(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     tiles = layout(file.header.height, file.header.width)
     for i, stream in tile_streams(file, codec).items():
         rows, columns = tiles[i]
-        if codec.stitched and len(tiles) > 1:
-            size = (rows.stop - rows.start, columns.stop - columns.start)
-            found[rows.core, columns.core] = stream_map(codec, stream, size, file.header.quality)
-        else:
-            tile = stream_map(codec, stream, (len(rows), len(columns)), file.header.quality)
-            found[rows.core, columns.core] = tile[rows.inner, columns.inner]
+        size, core = (len(rows), len(columns)), (rows.inner, columns.inner)
+        if codec.stitched:
+            size, core = (rows.length, columns.length), (slice(None), slice(None))
+        found[rows.core, columns.core] = stream_map(codec, stream, size, file.header.quality)[core]
     return found
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kodim.cli.compress import Files, Json
 from kodim.cli.inputs import Inputs, expand, is_picture
+from kodim.cli.options import Files, Json
 from kodim.cli.output import (
     THEIR_FAULT,
     check_writable,

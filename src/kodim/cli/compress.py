@@ -1,8 +1,7 @@
-"""`kodim compress` and `kodim decompress`."""
+"""`kodim compress`."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,21 +14,20 @@ import typer
 from kodim.cli import signals
 from kodim.cli.batch import Row, about, work_through
 from kodim.cli.inputs import Outputs, expand, is_kdm_file, is_picture, read_bytes
+from kodim.cli.options import Files, Json, Output
 from kodim.cli.output import check_writable, kilobytes, write_file
 from kodim.errors import BadRequest, KodimError, UnsupportedImage
-from kodim.registry import DEFAULT_CODEC
+from kodim.registry import DEFAULT_CODEC, FITTED_CODEC, FITTED_EFFORT
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from kodim.picture import Box, Picture
+    from kodim.picture import Picture
     from kodim.rate import Result
     from kodim.registry import ImageCodec
 
 DEFAULT_QUALITY = 60.0
-SMALLEST_CODEC, MAX_EFFORT, FIT_EFFORT = "overfit", 10, 5
+FIT_EFFORT = 5  # where none is given
 
-COMPRESS_EXAMPLES = """[bold]Examples[/bold]
+EXAMPLES = """[bold]Examples[/bold]
 
 kodim compress photo.jpg  →  photo.kdm next to it, at quality 60
 
@@ -40,25 +38,6 @@ kodim compress photo.jpg --bpp 0.25  →  as good as fits into a quarter of a bi
 kodim compress a.png b.png holidays/ -o out/ --psnr 34  →  as small as 34 dB allows
 
 kodim compress photo.png --codec avif --effort 9  →  photo.avif"""
-
-DECOMPRESS_EXAMPLES = """[bold]Examples[/bold]
-
-kodim decompress photo.kdm  →  photo.png next to it
-
-kodim decompress photo.kdm -o photo.tif  →  any format that Pillow writes
-
-kodim decompress small/ -o back/
-
-kodim decompress half-downloaded.kdm --partial  →  what has arrived so far
-
-kodim decompress huge.kdm -o face.png --box 4000,3000,4600,3800  →  that part; only the tiles it takes are decoded"""
-
-Files = Annotated[list[str], typer.Argument(metavar="IN", help="Files, folders or globs.", show_default=False)]
-Output = Annotated[
-    str | None,
-    typer.Option("-o", "--output", metavar="OUT", help="File (one input) or folder. Default: next to the input."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of lines.")]
 
 
 @dataclass(frozen=True)
@@ -154,13 +133,13 @@ def compress(
 def _fitting(codec: str, effort: int | None, smallest: bool, resume: Path | None) -> tuple[str, int | None]:
     """Codec and effort, once the words for a fit to one picture are spelled out."""
     if smallest:
-        if codec not in (DEFAULT_CODEC, SMALLEST_CODEC) or effort not in (None, MAX_EFFORT):
-            raise BadRequest(f"--smallest means --codec {SMALLEST_CODEC} --effort {MAX_EFFORT}: leave those out")
-        effort = MAX_EFFORT
-    if effort is not None and not 1 <= effort <= MAX_EFFORT:
-        raise BadRequest(f"--effort goes from 1 to {MAX_EFFORT}, not {effort}")
-    fits = effort == MAX_EFFORT or resume is not None
-    return (SMALLEST_CODEC if fits and codec == DEFAULT_CODEC else codec), effort
+        if codec not in (DEFAULT_CODEC, FITTED_CODEC) or effort not in (None, FITTED_EFFORT):
+            raise BadRequest("--smallest chooses codec and effort itself: leave --codec and --effort out")
+        effort = FITTED_EFFORT
+    if effort is not None and not 1 <= effort <= FITTED_EFFORT:
+        raise BadRequest(f"--effort goes from 1 to {FITTED_EFFORT}, not {effort}")
+    fits = effort == FITTED_EFFORT or resume is not None
+    return (FITTED_CODEC if fits and codec == DEFAULT_CODEC else codec), effort
 
 
 def _target(*, max_error: int | None, lossless: bool, **wishes: float | None) -> Target:
@@ -247,7 +226,7 @@ def _resumed(
 ) -> tuple[bytes, Row]:
     """A fit that goes on from an earlier file; its bytes, and what was reached."""
     if not getattr(codec, "fits", False):
-        raise BadRequest(f"--resume is for codecs that fit themselves to a picture ({SMALLEST_CODEC})")
+        raise BadRequest(f"--resume is for codecs that fit themselves to a picture ({FITTED_CODEC})")
     if target.kind == "ms_ssim":
         raise BadRequest("--resume goes together with --bpp or --psnr, not with --ms-ssim")
     from kodim.goal import Goal
@@ -295,115 +274,8 @@ def _compress_line(row: Row, target: Target) -> str:
     ends = {
         "lowest": f"is below the range: this is the lowest end of {name}",
         "highest": f"is above the range: this is the highest end of {name}",
-        "nearest": "was not met by this short fit" if name == SMALLEST_CODEC else between,
+        "nearest": "was not met by this short fit" if name == FITTED_CODEC else between,
     }
     if row.get("status") in ends:
         parts.append(f"({wish[target.kind]} {ends[row['status']]})")
     return "  ".join(parts)
-
-
-def decompress(
-    files: Annotated[list[str], typer.Argument(metavar="IN.kdm", help="Files, folders or globs.", show_default=False)],
-    output: Output = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Accept a file that is cut short and show what arrived.")
-    ] = False,
-    weights: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Weights it was written with, where they do not ship.", show_default=False),
-    ] = None,
-    box: Annotated[
-        str | None,
-        typer.Option(
-            metavar="L,U,R,B", help="Only this part: left, upper, right, lower, in pixels.", show_default=False
-        ),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Decompress .kdm files: photo.kdm becomes photo.png.
-
-    Without -o nothing is overwritten: where photo.png exists, the result is photo.decoded.png.
-    The name after -o chooses the format (.png, .tif, .jpg, ...).
-    Colour profile and EXIF data are kept.
-    """
-    inputs = expand(files, is_kdm_file, ".kdm file")
-    outputs = Outputs(output, ".png", inputs)
-    if outputs.file is not None:
-        _pillow_format(outputs.file)  # an unknown ending is refused before anything is decoded
-    part = None if box is None else _box(box)
-
-    def job(path: Path) -> Row:
-        goal = outputs.path_for(path)
-        if output is None and goal.exists():  # most likely the original
-            goal = goal.with_name(f"{goal.stem}.decoded{goal.suffix}")
-        check_writable(goal)
-        return _decompress_one(path, goal, partial=partial, weights=weights, box=part)
-
-    work_through(inputs, "decompressing", job, _decompress_line, as_json=as_json)
-
-
-def _box(words: str) -> Box:
-    """'10,20,110,220' -> (10, 20, 110, 220)."""
-    try:
-        left, upper, right, lower = map(int, words.split(","))
-    except ValueError:
-        raise BadRequest(f"--box needs four whole numbers, left,upper,right,lower, not {words!r}") from None
-    return left, upper, right, lower
-
-
-def _decompress_one(path: Path, goal: Path, *, partial: bool, weights: Path | None, box: Box | None) -> Row:
-    """Decompress one file; the row of the JSON output."""
-    import kodim
-
-    image = kodim.decompress(read_bytes(path), partial=partial, weights=weights, box=box)
-    data = _encode_image(image, goal)
-    write_file(goal, data)
-    return {
-        "input": str(path),
-        "output": str(goal),
-        "bytes": len(data),
-        "width": image.width,
-        "height": image.height,
-        "mode": image.mode,
-    }
-
-
-def _decompress_line(row: Row) -> str:
-    size = f"{row['width']}x{row['height']}"
-    return f"{row['input']} -> {row['output']}  {size} {row['mode']}  {kilobytes(row['bytes'])}"
-
-
-def _pillow_format(goal: Path) -> str:
-    from PIL import Image
-
-    from kodim.picture import register_plugins
-
-    register_plugins()
-    kind = Image.registered_extensions().get(goal.suffix.lower())
-    if kind is None or kind not in Image.SAVE:
-        raise BadRequest(f"{goal}: cannot write a picture with the ending {goal.suffix!r}; .png always works")
-    return kind
-
-
-def _encode_image(image: Image, goal: Path) -> bytes:
-    """The picture as a file of the format that `goal`'s ending asks for, metadata included."""
-    kind = _pillow_format(goal)
-    options: dict[str, Any] = {
-        name: image.info[name] for name in ("icc_profile", "exif", "xmp") if image.info.get(name)
-    }
-    if kind == "JPEG":
-        options |= {"quality": 95, "subsampling": 0}
-    elif kind == "WEBP":
-        options |= {"lossless": True, "exact": True}
-    if kind == "PNG" and "xmp" in options:
-        from PIL.PngImagePlugin import PngInfo
-
-        text = PngInfo()
-        text.add_itxt("XML:com.adobe.xmp", options.pop("xmp").decode("utf-8", "replace"))
-        options["pnginfo"] = text
-    stream = io.BytesIO()
-    try:
-        image.save(stream, kind, **options)
-    except (OSError, ValueError) as error:  # "cannot write mode RGBA as JPEG"
-        raise BadRequest(f"{goal}: {error}; .png always works") from error
-    return stream.getvalue()

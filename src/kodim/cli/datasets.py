@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kodim.cli.compress import Json
+from kodim.cli.options import Json
 from kodim.cli.output import THEIR_FAULT, complain, print_json, print_table
 from kodim.errors import BadRequest
 

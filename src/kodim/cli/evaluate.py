@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kodim.cli.compress import Files, Json
 from kodim.cli.inputs import expand, is_picture
+from kodim.cli.options import Files, Json
 from kodim.cli.output import THEIR_FAULT, complain, print_json, print_table, progress
 from kodim.errors import BadRequest
 

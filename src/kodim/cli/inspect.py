@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kodim.cli.batch import about
-from kodim.cli.compress import Json
 from kodim.cli.inputs import MAGIC, read_bytes
+from kodim.cli.options import Json
 from kodim.cli.output import kilobytes, print_json, print_table, table_width, write_file
 from kodim.errors import BadRequest, CorruptFile, KodimError
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kodim.cli.compress import Files, Json
 from kodim.cli.inputs import expand, is_picture
+from kodim.cli.options import Files, Json
 from kodim.cli.output import check_writable, note, print_json, progress, say, write_file
 from kodim.errors import BadRequest
 

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from kodim.cli.batch import Row, work_through
-from kodim.cli.compress import Json, Output, _decompress_line, _encode_image, _pillow_format
+from kodim.cli.decompress import decompress_line, encode_image, pillow_format
 from kodim.cli.inputs import Outputs, expand, read_bytes
+from kodim.cli.options import Json, Output
 from kodim.cli.output import check_writable, write_file
 from kodim.errors import BadRequest
 
@@ -40,7 +41,7 @@ def restore(
     inputs = expand(files, _is_jpeg, "JPEG file")
     outputs = Outputs(output, ".png", inputs)
     if outputs.file is not None:
-        _pillow_format(outputs.file)
+        pillow_format(outputs.file)
 
     def job(path: Path) -> Row:
         if path.is_file() and not _is_jpeg(path):
@@ -51,7 +52,7 @@ def restore(
         check_writable(goal)
         return _restore_one(path, goal, weights)
 
-    work_through(inputs, "restoring", job, _decompress_line, as_json=as_json)
+    work_through(inputs, "restoring", job, decompress_line, as_json=as_json)
 
 
 def _restore_one(path: Path, goal: Path, weights: Path | None) -> Row:
@@ -59,7 +60,7 @@ def _restore_one(path: Path, goal: Path, weights: Path | None) -> Row:
     from kodim.restore import restore as restored
 
     image = restored(read_bytes(path), weights)
-    data = _encode_image(image, goal)
+    data = encode_image(image, goal)
     write_file(goal, data)
     return {
         "input": str(path),

@@ -11,7 +11,19 @@ from typing import Annotated, Any
 
 import typer
 
-from kodim.cli import compare, compress, datasets, evaluate, import_, inspect, leaderboard, restore, signals, train
+from kodim.cli import (
+    compare,
+    compress,
+    datasets,
+    decompress,
+    evaluate,
+    import_,
+    inspect,
+    leaderboard,
+    restore,
+    signals,
+    train,
+)
 from kodim.cli.output import (
     OK,
     OUR_FAULT,
@@ -31,8 +43,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("compress", epilog=compress.COMPRESS_EXAMPLES)(compress.compress)
-app.command("decompress", epilog=compress.DECOMPRESS_EXAMPLES)(compress.decompress)
+app.command("compress", epilog=compress.EXAMPLES)(compress.compress)
+app.command("decompress", epilog=decompress.EXAMPLES)(decompress.decompress)
 app.command("restore", epilog=restore.EXAMPLES)(restore.restore)
 app.command("info", epilog=inspect.INFO_EXAMPLES)(inspect.info)
 app.command("codecs", epilog=inspect.CODECS_EXAMPLES)(inspect.codecs)

@@ -15,7 +15,7 @@ Every handler walks the same fronts in eval mode, the encoder and the estimate t
 are integers on the grid of :mod:`kodim.coding.exact`, so nothing depends on how positions are batched.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -37,6 +37,12 @@ class Window:
     @property
     def taps(self) -> int:
         return self.up * (self.left + 1 + self.right) + self.left
+
+    @property
+    def near(self) -> list[tuple[int, int]]:
+        """(dy, dx) of every neighbour, in raster order."""
+        rows, columns = range(-self.up, 1), range(-self.left, self.right + 1)
+        return [(dy, dx) for dy in rows for dx in columns][: self.taps]
 
 
 def mask(radius: int) -> Window:
@@ -83,22 +89,43 @@ def wavefront(
         latent: (B, channels, h, w), never called by the decoder.
         window: what a position sees, or the radius of a square mask.
     """
-    b, _, h, w = side.shape
+    h, w = side.shape[2:]
     window = mask(window) if isinstance(window, int) else window
+    steps = fronts(h, w, window)
+    return in_steps(code, name, side, channels, steps, window.near, lambda _, *seen: predict(*seen), bind, latent)
+
+
+def in_steps(
+    code: Code,
+    name: str,
+    side: Tensor,
+    channels: int,
+    steps: Sequence[Tensor],
+    near: Sequence[tuple[int, int]],
+    predict: Callable[[int, Tensor, Tensor], Tensor],
+    bind: Callable[[Tensor], BoundPrior],
+    latent: Callable[[], Tensor],
+) -> Tensor:
+    """The same in any order: `steps` are the sets of positions y * w + x, `near` the (dy, dx) that each may see.
+
+    `predict` is also told the number of the step; neighbours that are not decoded yet are zero.
+    """
+    b, _, h, w = side.shape
     known = to_grid(side).flatten(2).transpose(1, 2).contiguous()  # (B, h w, S)
     decoded = side.new_zeros(b, h * w, channels)
-    size = (h + window.up) * (w + window.left + window.right)
+    place, taps, size = _canvas_indices(h, w, near, side.device)
     canvas = known.new_zeros(b, size, channels)  # decoded, with a border of zeros
-    place, taps = _canvas_indices(h, w, window, side.device)
     with code.serial(latent) as whole:
         values = cache(lambda: whole().flatten(2).transpose(1, 2).contiguous())  # never called by the decoder
-        for front in fronts(h, w, window):
+        for step, front in enumerate(steps):
+            if not len(front):
+                continue
             front = front.to(side.device)
             at = place[front]
             neighbours = canvas.index_select(1, (at[:, None] + taps).flatten()).view(b, len(front), -1)
-            parameters = predict(neighbours, known.index_select(1, front)) * 2.0**-ACTIVATION_BITS
-            prior = bind(_to_columns(parameters).to(side.dtype))
+            parameters = predict(step, neighbours, known.index_select(1, front)) * 2.0**-ACTIVATION_BITS
             code.part = front, (h, w)
+            prior = bind(_to_columns(parameters).to(side.dtype))
             y_hat = code(name, prior, lambda front=front: _to_columns(values()[:, front]))  # type: ignore[misc]
             y_hat = y_hat[..., 0].transpose(1, 2)
             decoded.index_copy_(1, front, y_hat.to(decoded.dtype))
@@ -111,11 +138,13 @@ def _to_columns(x: Tensor) -> Tensor:
     return x.transpose(1, 2).unsqueeze(3).contiguous()
 
 
-def _canvas_indices(h: int, w: int, window: Window, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where each position lies on the bordered canvas, and the offsets of its causal neighbours, in raster order."""
-    stride = w + window.left + window.right
+def _canvas_indices(
+    h: int, w: int, near: Sequence[tuple[int, int]], device: torch.device
+) -> tuple[Tensor, Tensor, int]:
+    """Where each position lies on the bordered canvas, the offsets of its neighbours, and the size of the canvas."""
+    up, left, down, right = (max([0, *(sign * n[axis] for n in near)]) for sign in (-1, 1) for axis in (0, 1))
+    stride = w + left + right
     y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    place = (y + window.up) * stride + x + window.left
-    rows, columns = torch.arange(-window.up, 1), torch.arange(-window.left, window.right + 1)
-    taps = (rows[:, None] * stride + columns).flatten()[: window.taps]
-    return place.flatten().to(device), taps.to(device)
+    place = (y + up) * stride + x + left
+    taps = torch.tensor([dy * stride + dx for dy, dx in near])
+    return place.flatten().to(device), taps.to(device), (h + up + down) * stride

@@ -5,17 +5,14 @@ sees nothing, the second one its diagonal neighbours, the third one those beside
 """
 
 from collections.abc import Callable
-from functools import cache
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..coding.exact import ACTIVATION_BITS
 from ..coding.sites import BoundPrior, Code
-from ..coding.wavefront import _to_columns, to_grid
-from .raster import SLOPE, ExactContext, Matrix, _chain, _dense, _matrix
+from ..coding.wavefront import in_steps
+from .raster import ExactContext, Matrix, _chain, _dense, _matrix, joining
 
 PLACES = ((0, 0), (1, 1), (0, 1), (1, 0))  # (row, column) in the cell, in coding order
 NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
@@ -38,10 +35,7 @@ class QuadContext(ExactContext):
         self.channels = channels
         self.weight = nn.Parameter(torch.randn(len(PLACES) * context, channels, 1, 8) * (8 * channels) ** -0.5)
         self.bias = nn.Parameter(torch.zeros(len(PLACES), context))
-        self.join = nn.Sequential()
-        for c_in, c_out in pairwise((side + context, *hidden, outputs)):
-            self.join.extend([nn.Conv2d(c_in, c_out, 1), nn.LeakyReLU(SLOPE)])
-        self.join.pop(-1)
+        self.join = joining(side + context, *hidden, outputs)
         for p in self.join[-1].parameters():  # starts by saying the same everywhere
             nn.init.zeros_(p)
 
@@ -61,48 +55,24 @@ class QuadContext(ExactContext):
         if self.training:
             return code(name, bind(self._at_once(code.preview(latent()), side)), latent)
         with torch.no_grad(), torch.autocast(side.device.type, enabled=False):
-            return self._coded(code, name, side, bind, latent)
+            steps = _passes(*side.shape[2:])
+            return in_steps(code, name, side, self.channels, steps, NEIGHBOURS, self._predict, bind, latent)
 
     def _at_once(self, values: Tensor, side: Tensor) -> Tensor:
         """(B, C, h, w), (B, S, h, w) -> parameters (B, outputs, h, w)."""
         h, w = values.shape[2:]
         around = F.unfold(values, 3, padding=1).unflatten(1, (-1, 9))  # (B, C, 9, h w)
         around, known = around[:, :, OTHERS], side.flatten(2)
-        parts, places = [], []
-        for i, (row, column) in enumerate(PLACES):
-            at = torch.arange(h * w, device=values.device).view(h, w)[row::2, column::2].flatten()
-            if not len(at):
+        parts = []
+        for i, ((row, column), at) in enumerate(zip(PLACES, _passes(h, w), strict=True)):
+            if not len(at):  # grids of one row or column have no such place
                 continue
             there = torch.tensor([PLACES.index(((row + dy) % 2, (column + dx) % 2)) < i for dy, dx in NEIGHBOURS])
             near = around[..., at] * there.to(values)[:, None]
             context = torch.einsum("bctn,oct->bon", near, self._taps(i)) + self.bias[i][:, None]
             parts.append(self.join(torch.cat((known[..., at], context), 1).unsqueeze(3)))
-            places.append(at)
-        return torch.cat(parts, 2)[:, :, torch.cat(places).argsort()].view(len(values), -1, h, w)
-
-    def _coded(self, code: Code, name: str, side: Tensor, bind, latent) -> Tensor:  # type: ignore[no-untyped-def]
-        b, _, h, w = side.shape
-        known = to_grid(side).flatten(2).transpose(1, 2).contiguous()  # (B, h w, S)
-        decoded = side.new_zeros(b, h * w, self.channels)
-        canvas = known.new_zeros(b, (h + 2) * (w + 2), self.channels)  # what is decoded, in a border of zeros
-        offsets = torch.tensor([dy * (w + 2) + dx for dy, dx in NEIGHBOURS])
-        with code.serial(latent) as whole:
-            values = cache(lambda: whole().flatten(2).transpose(1, 2).contiguous())  # never called by the decoder
-            for i, (row, column) in enumerate(PLACES):
-                y, x = torch.meshgrid(torch.arange(row, h, 2), torch.arange(column, w, 2), indexing="ij")
-                part, at = (y * w + x).flatten().to(side.device), ((y + 1) * (w + 2) + x + 1).flatten()
-                if not len(part):
-                    continue
-                near = (at[:, None] + offsets).flatten().to(side.device)
-                neighbours = canvas.index_select(1, near).view(b, len(part), -1)
-                parameters = self._predict(i, neighbours, known.index_select(1, part)) * 2.0**-ACTIVATION_BITS
-                code.part = part, (h, w)
-                prior = bind(_to_columns(parameters).to(side.dtype))
-                found = code(name, prior, lambda part=part: _to_columns(values()[:, part]))  # type: ignore[misc]
-                found = found[..., 0].transpose(1, 2)
-                decoded.index_copy_(1, part, found.to(decoded.dtype))
-                canvas.index_copy_(1, at.to(side.device), to_grid(found))
-        return decoded.transpose(1, 2).reshape(b, self.channels, h, w).contiguous()
+        order = torch.cat(_passes(h, w)).argsort()
+        return torch.cat(parts, 2)[:, :, order].view(len(values), -1, h, w)
 
     def _predict(self, i: int, neighbours: Tensor, side: Tensor) -> Tensor:
         """Integers of pass i: (B, n, 8 C), (B, n, S) -> (B, n, outputs)."""
@@ -119,3 +89,9 @@ class QuadContext(ExactContext):
             *(_matrix(self._taps(i).transpose(1, 2).flatten(1), self.bias[i]) for i in range(len(PLACES))),
             *(_matrix(layer.weight.flatten(1), layer.bias) for layer in layers),  # type: ignore[arg-type]
         ]
+
+
+def _passes(h: int, w: int) -> list[Tensor]:
+    """The positions y * w + x of each pass."""
+    grid = torch.arange(h * w).view(h, w)
+    return [grid[row::2, column::2].flatten() for row, column in PLACES]

@@ -67,11 +67,7 @@ class RasterContext(ExactContext):
         taps = causal_taps(radius)
         self.weight = nn.Parameter(torch.randn(context, channels, 1, taps) * (channels * taps) ** -0.5)
         self.bias = nn.Parameter(torch.zeros(context))
-        widths = (side + context, *hidden, outputs)
-        self.join = nn.Sequential()
-        for c_in, c_out in pairwise(widths):
-            self.join.extend([nn.Conv2d(c_in, c_out, 1), nn.LeakyReLU(SLOPE)])
-        self.join.pop(-1)
+        self.join = joining(side + context, *hidden, outputs)
         if residual:
             for p in self.join[-1].parameters():
                 nn.init.zeros_(p)
@@ -122,6 +118,15 @@ class RasterContext(ExactContext):
             _matrix(self.taps()[:, :, 0].transpose(1, 2).flatten(1), self.bias),
             *(_matrix(layer.weight.flatten(1), layer.bias) for layer in layers),  # type: ignore[arg-type]
         ]
+
+
+def joining(*widths: int) -> nn.Sequential:
+    """1x1 layers of these widths, with a LeakyReLU between each two."""
+    layers = nn.Sequential()
+    for c_in, c_out in pairwise(widths):
+        layers.extend([nn.Conv2d(c_in, c_out, 1), nn.LeakyReLU(SLOPE)])
+    layers.pop(-1)
+    return layers
 
 
 def _matrix(weight: Tensor, bias: Tensor) -> Matrix:

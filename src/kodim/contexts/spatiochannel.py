@@ -187,8 +187,7 @@ class _Walk:
         h, w = size
         self.net, self.known, self.w = net, known, w
         self.matrices = net._integers()
-        self.place, self.offsets = _canvas_indices(h, w, mask(net.radius), known.device)
-        cells = (h + net.radius) * (w + 2 * net.radius)
+        self.place, self.offsets, cells = _canvas_indices(h, w, mask(net.radius).near, known.device)
         shape = (len(known), cells, net.segments, 2 * net.width)
         self.caches = [known.new_zeros(shape) for _ in net.blocks]
         self.last = known.new_zeros(len(known), cells, net.part)  # values decoded last at each position

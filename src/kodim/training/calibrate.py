@@ -22,16 +22,9 @@ class _Watch(Estimate):
     """Counts the symbols of every row on the way."""
 
     def __call__(self, name: str, prior: BoundPrior, latent: Callable[[], Tensor]) -> Tensor:
-        if not isinstance(prior, LocationScale):
-            return super().__call__(name, prior, latent)
-        symbols: list[Tensor] = []
-
-        def watched() -> Tensor:
-            symbols.append(latent())
-            return symbols[0]
-
-        value = super().__call__(name, prior, watched)
-        prior.module.watch(prior.distributions(), torch.round(symbols[0] - prior.centre))
+        value = super().__call__(name, prior, latent)
+        if isinstance(prior, LocationScale):
+            prior.module.watch(prior.distributions(), torch.round(value - prior.centre))
         return value
 
 

@@ -228,7 +228,7 @@ class Leg:
         leaps = self._agree(self.usual > 0 and loss > LEAP * self.usual)
         if leaps:
             _say(f"step {self.state.step}: a loss of {loss:.4g} where {self.usual:.4g} is usual, step skipped")
-        self.usual = min(loss, 2 * self.usual) if self.usual > 0 and leaps else loss
+        self.usual = min(loss, 2 * self.usual) if leaps else loss
         return leaps
 
     @torch.no_grad()

@@ -28,6 +28,7 @@ from .data import Pictures
 PARTS = ("z_context.", "z_level.")
 RATE, BATCH = 2e-3, 12
 SHARE = 0.6  # of the time: collecting
+FEWEST = 20  # pictures
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,14 @@ def bits(codec: Kodim, sample: Sample) -> Tensor:
 
 def fit(codec: Kodim, samples: list[Sample], seconds: float, rng: np.random.Generator) -> tuple[float, float]:
     """Train `PARTS`; returns bits per z position of samples held back, before and after."""
-    held, samples = samples[: len(samples) // 10], samples[len(samples) // 10 :]
+    held, samples = samples[::10], [s for i, s in enumerate(samples) if i % 10]
     moving = [p for n, p in codec.named_parameters() if n.startswith(PARTS)]
     codec.train()
 
     def judge() -> float:
         with torch.no_grad():
             total = sum(float(bits(codec, s)) for s in held)
-        return total / max(sum(s.z[0, 0].numel() for s in held), 1)
+        return total / sum(s.z[0, 0].numel() for s in held)
 
     before = judge()
     average = [p.detach().clone() for p in moving]
@@ -129,6 +130,8 @@ def main(source: str, output: str, folder: str, minutes: str = "4") -> None:
     checkpoint.load_shared(source, codec)
     rng, seconds = np.random.default_rng(0), float(minutes) * 60
     samples = collect(codec, Pictures([folder]), SHARE * seconds, rng)
+    if len(samples) < FEWEST:
+        raise KodimError(f"{len(samples)} pictures in {SHARE * seconds:.0f} s are too few to learn from")
     before, after = fit(codec, samples, (1 - SHARE) * seconds, rng)
     save_file({f"ema/{n}": p.detach().contiguous() for n, p in codec.named_parameters()}, Path(output), metadata)
     print(f"{output}: {len(samples)} pictures, {before:.1f} -> {after:.1f} bits for 64x64 pixels")
