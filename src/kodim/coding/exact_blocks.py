@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..quantizers.gains import interpolate
+from ..transforms.pointwise import one_by_one
 
 GRID_BITS = 6
 LIMIT = 2**11 - 1
@@ -54,14 +55,14 @@ class ExactPointwise(_Exact):
         self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
-        b, _, h, w = x.shape
         if self.training:
+            b, _, h, w = x.shape
             columns = x.clamp(-RANGE, RANGE).reshape(b, self.groups, -1, h * w)
             out = self.weight.view(self.groups, -1, self.weight.shape[1]) @ columns
             return out.reshape(b, -1, h, w) + self.bias[:, None, None]
         weight, scale = self.integers()
-        out = weight.view(self.groups, -1, weight.shape[1]) @ _grid(x).reshape(b, self.groups, -1, h * w)
-        return out.reshape(b, -1, h, w) * scale[:, None, None] + self.bias[:, None, None].float()
+        out = one_by_one(_grid(x), weight, groups=self.groups)
+        return out * scale[:, None, None] + self.bias[:, None, None].float()
 
 
 class ExactDepthwise(_Exact):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..quantizers.gains import interpolate
+from .pointwise import one_by_one
 
 FEATURES = 192  # 8 x 8 x 3: every coefficient has a channel
 
@@ -44,8 +45,8 @@ class DepthBlock(nn.Module):
         self.narrow = _zero(_pointwise(2 * channels, channels))
 
     def forward(self, x: Tensor, gain: Tensor) -> Tensor:
-        x = x + BRANCH * self.project(self.depthwise(F.silu(self.mix(x * gain))))
-        return x + BRANCH * self.narrow(F.silu(self.widen(x * gain)))
+        x = _add(x, _linear(self.project, self.depthwise(_silu(_linear(self.mix, x * gain)))))
+        return _add(x, _linear(self.narrow, _silu(_linear(self.widen, x * gain))))
 
 
 class FeatureGain(nn.Module):
@@ -168,7 +169,22 @@ def _run(blocks: nn.ModuleList, x: Tensor, gain: Tensor) -> Tensor:
 def _full(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """A DCT layer, in full precision inside a bfloat16 region too: eight bits would round away fine quantiser steps."""
     with torch.autocast(x.device.type, enabled=False):
-        return layer(x * SLOW)
+        return _linear(layer, x * SLOW)
+
+
+def _linear(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    return one_by_one(x, layer.weight, layer.bias)
+
+
+def _silu(x: Tensor) -> Tensor:
+    """In place where no gradient needs x: fresh memory costs more than the function."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def _add(x: Tensor, branch: Tensor) -> Tensor:
+    """x + BRANCH * branch, in the memory of the branch where no gradient needs it."""
+    keep = torch.is_grad_enabled() or x.dtype != branch.dtype
+    return torch.add(x, branch, alpha=BRANCH, out=None if keep else branch)
 
 
 def _channels_last(x: Tensor) -> Tensor:
