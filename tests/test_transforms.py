@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import kodim
 from kodim.learned import to_tensor
+from kodim.transforms import light
 from kodim.transforms.gdn import GDN, lower_bound
 from kodim.transforms.pyramid import analysis, synthesis
 from kodim.transforms.start import dct_start
@@ -55,3 +56,21 @@ def test_lower_bound_lets_values_climb() -> None:
     (lower_bound(x, 0.0) * torch.tensor([1.0, -1.0, 1.0])).sum().backward()
     assert x.grad is not None
     assert x.grad.tolist() == [0.0, -1.0, 1.0]
+
+
+@settings(max_examples=12, deadline=None)
+@given(height=st.integers(1, 14), width=st.integers(1, 14), blocks=st.integers(1, 3), patch=st.sampled_from([64, 96]))
+def test_light_transforms_say_the_same_in_patches(height: int, width: int, blocks: int, patch: int) -> None:
+    """Height and width in latents; every block is made to do something."""
+    torch.manual_seed(height * width)
+    x = torch.rand(1, 3, 16 * height, 16 * width)
+    level = torch.tensor([0.5])
+    analysis, synthesis = light.LightAnalysis(64, blocks, 2), light.LightSynthesis(64, blocks, 2)
+    for p in [*analysis.blocks.parameters(), *synthesis.blocks.parameters()]:
+        torch.nn.init.normal_(p, std=0.2)
+    y = analysis(x, level).detach()  # with gradients wanted, the whole at once
+    x_hat = synthesis(y, level).detach()
+    with pytest.MonkeyPatch.context() as m, torch.no_grad():
+        m.setattr(light, "PATCH", patch)
+        for again, whole in ((analysis(x, level), y), (synthesis(y, level), x_hat)):
+            assert float((again - whole).abs().max()) < 1e-4 * float(whole.abs().max())

@@ -60,8 +60,8 @@ class Kodim(Codec):
         },
     }
     presets = {
-        "compact": {"latents": 512, "blocks": (4, 4), "context": (192, 1), "hyper": (128, 64), "levels": 9},
-        "test": {"latents": 256, "blocks": (1, 1), "context": (32, 1), "hyper": (32, 16), "levels": 3},
+        "compact": {"latents": 512, "blocks": (4, 4), "context": 192, "hyper": (128, 64), "levels": 9},
+        "test": {"latents": 256, "blocks": (1, 1), "context": 32, "hyper": (32, 16), "levels": 3},
     }
     stride = 32  # cells of 2x2 latents; z covers the picture, and up to 32 pixels more
     stitched = True
@@ -69,12 +69,11 @@ class Kodim(Codec):
     thrift = 0.0  # its latents are priced well enough already (docs/decisions.md)
 
     def __init__(
-        self, latents: int, blocks: tuple[int, int], context: tuple[int, int], hyper: tuple[int, int], levels: int
+        self, latents: int, blocks: tuple[int, int], context: int, hyper: tuple[int, int], levels: int
     ) -> None:
         super().__init__()
         self.levels = levels
         n, side = hyper
-        width, depth = context
         self.analysis = LightAnalysis(latents, blocks[0], levels)
         self.synthesis = LightSynthesis(latents, blocks[1], levels)
         self.hyper_analysis = nn.Sequential(
@@ -82,15 +81,15 @@ class Kodim(Codec):
         )
         with torch.no_grad():
             self.hyper_analysis[-1].weight.mul_(8)  # type: ignore[operator]  # or z would round to zero everywhere
-        self.hyper_synthesis = ExactSequential(up(side, n, 3), nn.LeakyReLU(), up(n, width, 3))
-        self.blocks = nn.ModuleList(ExactBlock(width) for _ in range(depth * len(TURNS)))  # block b is of pass b % 4
-        self.head = ExactPointwise(width, latents // 2, groups=4, zero=True)
-        self.embed = ExactPointwise(latents // 4, width, groups=4)
+        self.hyper_synthesis = ExactSequential(up(side, n, 3), nn.LeakyReLU(), up(n, context, 3))
+        self.blocks = nn.ModuleList(ExactBlock(context) for _ in TURNS)
+        self.head = ExactPointwise(context, latents // 2, groups=4, zero=True)
+        self.embed = ExactPointwise(latents // 4, context, groups=4)
         self.z_prior = OffsetPrior("logistic")
         self.z_level = ExactLevels(torch.zeros(levels, 16))
         self.z_context = QuadContext(side, 16, 2 * side, (2 * side,), 2 * side)
         self.y_prior = ScalePrior("gaussian", low=LOW, high=LOW * 2 ** ((COUNT - 1) / PER_OCTAVE), count=COUNT)
-        self.context_level = ExactLevels(torch.zeros(levels, width))
+        self.context_level = ExactLevels(torch.zeros(levels, context))
         self._start_levels(spread(16)[kept(latents)])
 
     def _start_levels(self, usual: Tensor) -> None:
@@ -131,9 +130,8 @@ class Kodim(Codec):
         if not self.training:  # in float32 sums round alike everywhere
             state = state.to(torch.float32, memory_format=torch.channels_last)
         parts: list[Tensor] = []
-        for number, turn in enumerate(TURNS):
-            for block in self.blocks[number :: len(TURNS)]:
-                state = block(state)
+        for turn, block in zip(TURNS, self.blocks, strict=True):
+            state = block(state)
             mean, scale = _quarters(self.head(_to_cells(state, turn)), 2)
             if not self.training:
                 scale = torch.floor(scale * 64 + 0.5) / 64

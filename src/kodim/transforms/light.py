@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..quantizers.gains import interpolate
+from .patches import in_patches
 from .pointwise import one_by_one
 
 FEATURES = 192  # 8 x 8 x 3: every coefficient has a channel
@@ -28,6 +29,8 @@ SPREADS = ((0.057, 1.235), (0.0068, 1.57), (0.0042, 1.48))
 # residual branches are scaled down, so that a step of the optimiser is a small step in the picture.
 SLOW = 1 / 32
 BRANCH = 1 / 16
+
+PATCH = 768  # pixels a side
 
 
 class DepthBlock(nn.Module):
@@ -82,8 +85,13 @@ class LightAnalysis(nn.Module):
             nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        halo = 16 * -(-len(self.blocks) // 2)  # a block sees one position more on each side
+        gain = self.gain(level)
+        return in_patches(lambda x: self._analyse(x, gain), x, side=PATCH, halo=halo, unit=16, stride=16)
+
+    def _analyse(self, x: Tensor, gain: Tensor) -> Tensor:
         x = _full(self.stem, _channels_last(F.pixel_unshuffle(x - 0.5, 8)))  # (B, 192, H/8, W/8)
-        x = _run(self.blocks, x, self.gain(level))
+        x = _run(self.blocks, x, gain)
         return _full(self.head, _channels_last(F.pixel_unshuffle(x, 2)))
 
 
@@ -103,8 +111,12 @@ class LightSynthesis(nn.Module):
             nn.init.constant_(self.stem.bias, 0.5)  # type: ignore[arg-type]
 
     def forward(self, y: Tensor, level: Tensor) -> Tensor:
+        halo, gain = -(-len(self.blocks) // 2), self.gain(level)
+        return in_patches(lambda y: self._synthesise(y, gain), y, side=PATCH // 16, halo=halo, stride=1 / 16)
+
+    def _synthesise(self, y: Tensor, gain: Tensor) -> Tensor:
         x = _channels_last(F.pixel_shuffle(_full(self.head, _channels_last(y)), 2))  # (B, 192, H/8, W/8)
-        x = _run(self.blocks, x, self.gain(level))
+        x = _run(self.blocks, x, gain)
         return F.pixel_shuffle(_full(self.stem, x), 8)
 
 
