@@ -46,6 +46,10 @@ class _Exact(nn.Module):
             self._frozen = (key, *_integers(self.weight.detach()))
         return self._frozen[1:]
 
+    def _scaled(self, sums: Tensor, scale: Tensor) -> Tensor:
+        """Sums (B, out, h, w) -> outputs, in their place: fresh memory costs more than the arithmetic."""
+        return sums.mul_(scale[:, None, None]).add_(self.bias[:, None, None].float())
+
 
 class ExactPointwise(_Exact):
     """1x1 convolution in `groups`: (B, groups * c_in, h, w) -> (B, groups * c_out, h, w)."""
@@ -61,8 +65,7 @@ class ExactPointwise(_Exact):
             out = self.weight.view(self.groups, -1, self.weight.shape[1]) @ columns
             return out.reshape(b, -1, h, w) + self.bias[:, None, None]
         weight, scale = self.integers()
-        out = one_by_one(_grid(x), weight, groups=self.groups)
-        return out * scale[:, None, None] + self.bias[:, None, None].float()
+        return self._scaled(one_by_one(_grid(x), weight, groups=self.groups), scale)
 
 
 class ExactDepthwise(_Exact):
@@ -75,8 +78,7 @@ class ExactDepthwise(_Exact):
         if self.training:
             return F.conv2d(x.clamp(-RANGE, RANGE), self.weight, self.bias, padding=1, groups=len(self.weight))
         weight, scale = self.integers()
-        out = F.conv2d(_grid(x), weight, padding=1, groups=len(weight))
-        return out * scale[:, None, None] + self.bias[:, None, None].float()
+        return self._scaled(F.conv2d(_grid(x), weight, padding=1, groups=len(weight)), scale)
 
 
 class ExactBlock(nn.Module):
@@ -89,7 +91,10 @@ class ExactBlock(nn.Module):
         self.narrow = ExactPointwise(channels, channels, zero=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.narrow(self.widen(self.depthwise(x)).clamp_min(0))
+        inner = self.widen(self.depthwise(x))
+        if self.training:
+            return x + self.narrow(inner.clamp_min(0))
+        return self.narrow(inner.clamp_min_(0)).add_(x)
 
 
 class ExactLevels(nn.Module):
@@ -155,7 +160,7 @@ def _power(exponent: Tensor) -> Tensor:
 
 def _grid(x: Tensor) -> Tensor:
     """Integers of at most 11 bits: x in multiples of 2^-6, clipped."""
-    return _round(x.float() * 2.0**GRID_BITS).clamp(-LIMIT, LIMIT)
+    return (x.float() * 2.0**GRID_BITS).add_(0.5).floor_().clamp_(-LIMIT, LIMIT)
 
 
 def _round(x: Tensor) -> Tensor:

@@ -152,7 +152,7 @@ class Kodim(Codec):
 
 def _log(steps: Tensor) -> Tensor:
     """Signed logarithm: the hyper-prior sees magnitudes in octaves, whatever the rate."""
-    return torch.sign(steps) * torch.log1p(steps.abs())
+    return torch.copysign(torch.log1p(steps.abs()), steps)
 
 
 def _places(turn: int) -> list[int]:
