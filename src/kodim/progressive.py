@@ -12,6 +12,7 @@ the loop works on x - 1/2. Quality 0..100 chooses the number of passes.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -124,16 +125,24 @@ class Progressive(Codec):
 class Adaptive(Progressive):
     """A recurrent codec that spends bits where the picture needs them.
 
-    Every position of the code (16x16 pixels) goes on sending until its pixels are good enough: from the second pass
-    on, a flag says whether it does. A position that has stopped sends nothing any more, and its code is 0. Quality
-    sets the error that is good enough, so it is continuous; all passes are written, the last ones may be empty.
+    Every position of the code (16x16 pixels) sends for as many passes as it is worth: from the second pass on, a flag
+    says whether it goes on. A position that has stopped sends nothing any more, and its code is 0. Quality is
+    continuous; all passes are written, the last ones may be empty.
+
+    Which positions go on is the encoder's business. It codes the picture in full first, without writing, and picks the
+    height of every position that minimises squared error + slope * bits. With `even` it does as the papers have it:
+    a position stops as soon as its pixels are good enough, so that no part is worse than another.
 
     Attributes:
-        worst, best: error at which a position stops, at quality 0 and 100: the largest of the mean absolute errors of
-            its four 8x8 blocks, in grey levels.
+        slopes: squared error (of grey levels, all channels) that a bit has to save, at quality 0 and 100.
+        even: stop by the error reached.
+        worst, best: that error at quality 0 and 100: the largest of the mean absolute errors of a position's four 8x8
+            blocks, in grey levels. Training stops positions by these.
         masked: share of a training batch whose codes stop as they will in a file; the rest sends all bits.
     """
 
+    slopes: tuple[float, float] = (3e4, 10.0)
+    even: bool = False
     worst: float = 24.0
     best: float = 2.0
     masked: float = 0.0
@@ -155,41 +164,45 @@ class Adaptive(Progressive):
         return self.worst * (self.best / self.worst) ** level
 
     def program(self, code: Code) -> Tensor:
-        picture = shown = self.blank(code)
-        active = torch.ones(len(code.level), 1, *code.grid(self.code_stride), dtype=torch.bool, device=picture.device)
-        looking: Memory | None = None
-        painting: Memory | None = None
+        shown = self.blank(code)
+        active = torch.ones(len(code.level), 1, *code.grid(self.code_stride), dtype=torch.bool, device=shown.device)
+        step = _Step(self, shown)
+        heights = cache(lambda x: self.heights(x, code.level))
         memory: Any = None
         flags: Any = None
 
-        def look(x: Tensor) -> Tensor:
-            nonlocal looking
-            u, looking = self.analyse(k, (x - 0.5 - picture) * scale, looking)
-            return u
+        def go_on(x: Tensor) -> Tensor:
+            by_error = self.training or self.even
+            return active & (self.unfinished(x, shown, code.level) if by_error else heights(x) > k)
 
         for k in code.layers(self.passes_at(code.level)):
             if k:
-                go_on = code.encoder(lambda x: self.unfinished(x, shown, code.level) & active)  # noqa: B023
-                go_on, flags = self.flags(code, k, lambda: go_on.to(picture.dtype) - 0.5, flags, active)  # noqa: B023
-                active = go_on > 0
+                wanted = code.encoder(go_on)
+                sent, flags = self.flags(code, k, lambda: wanted.to(shown.dtype) - 0.5, flags, active)  # noqa: B023
+                active = sent > 0
             if not self.training and not bool(active.any()):
                 shown = code.show(shown)
                 continue
-            scale = self.scale(k, picture)
-            u = code.encoder(look)
+            u = code.encoder(lambda x: step.look(k, x))  # noqa: B023
             sending = self._sending(active)
             b, memory = self.send(code, k, u, memory, sending)
-            out, painting = self.synthesise(k, b, painting)
-            out = out.to(picture.dtype)
-            done = picture + out / scale if self.frame == "additive" else out
-            # What has sent its last bit stays as it is: its pixels, where passes add up, or else all the picture.
-            if self.frame == "additive":
-                going = sending.repeat_interleave(self.code_stride, 2).repeat_interleave(self.code_stride, 3)
-            else:
-                going = sending.any(3, keepdim=True).any(2, keepdim=True)
-            picture = torch.where(going, done, picture)
-            shown = code.show(picture + 0.5)
+            shown = code.show(step.paint(k, self.codes(b), sending) + 0.5)
         return shown
+
+    @torch.no_grad()
+    def heights(self, x: Tensor, level: Tensor) -> Tensor:
+        """(B, 1, h, w): how many passes each position of the picture is worth, 1 .. `passes`."""
+        slope = self.slopes[0] * (self.slopes[1] / self.slopes[0]) ** level[:, None, None, None]
+        everywhere = torch.ones(len(x), 1, *(n // self.code_stride for n in x.shape[2:]), dtype=torch.bool)
+        everywhere = everywhere.to(x.device)
+        step = _Step(self, torch.zeros_like(x))
+        costs = []
+        for k in range(self.passes):
+            picture = step.paint(k, self.codes(decide(step.look(k, x))), everywhere) + 0.5
+            error = (GREY * (x - picture.clamp(0, 1))).square().sum(1, keepdim=True)
+            error = F.avg_pool2d(error, self.code_stride, divisor_override=1)
+            costs.append(error + slope * ((k + 1) * self.coder.channels))
+        return torch.stack(costs).argmin(0) + 1
 
     def send(self, code: Code, k: int, u: Tensor, memory: Any, active: Tensor | None = None) -> tuple[Tensor, Any]:
         """Codes +-1, and 0 where there is none."""
@@ -197,6 +210,10 @@ class Adaptive(Progressive):
         half, memory = self.coder(code, k, lambda: torch.where(active, 0.5 * decide(u), -0.5), memory, active)
         b = binarize(u, stochastic=self.stochastic) if self.training else 2 * half
         return b * active, memory
+
+    def codes(self, b: Tensor) -> Tensor:
+        """What the decoder's network sees of the codes +-1, and 0 where there is none."""
+        return b
 
     def unfinished(self, x: Tensor, shown: Tensor, level: Tensor) -> Tensor:
         """(B, 1, h, w): where the picture is not good enough yet."""
@@ -209,6 +226,38 @@ class Adaptive(Progressive):
             return active
         share = torch.arange(len(active), device=active.device) >= self.masked * len(active)
         return active | share[:, None, None, None]
+
+
+class _Step:
+    """One pass after another of an adaptive codec's networks, which remember; `picture` is centred."""
+
+    def __init__(self, codec: Adaptive, blank: Tensor) -> None:
+        self.codec, self.picture = codec, blank
+        self.looking: Memory | None = None
+        self.painting: Memory | None = None
+
+    def look(self, k: int, x: Tensor) -> Tensor:
+        """What the encoder's network has to say of x (B, 3, H, W) in [0, 1] at pass k."""
+        scale = self.codec.scale(k, self.picture)
+        u, self.looking = self.codec.analyse(k, (x - 0.5 - self.picture) * scale, self.looking)
+        return u
+
+    def paint(self, k: int, b: Tensor, sending: Tensor) -> Tensor:
+        """The picture with the codes of pass k.
+
+        What has sent its last bit stays as it is: its pixels, where passes add up, or else all the picture.
+        """
+        codec = self.codec
+        scale = codec.scale(k, self.picture)
+        out, self.painting = codec.synthesise(k, b, self.painting)
+        out = out.to(self.picture.dtype)
+        if codec.frame == "additive":
+            out = self.picture + out / scale
+            going = sending.repeat_interleave(codec.code_stride, 2).repeat_interleave(codec.code_stride, 3)
+        else:
+            going = sending.any(3, keepdim=True).any(2, keepdim=True)
+        self.picture = torch.where(going, out, self.picture)
+        return self.picture
 
 
 def absolute_error(x: Tensor, picture: Tensor) -> Tensor:

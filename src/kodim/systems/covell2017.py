@@ -3,7 +3,7 @@
 M. Covell, N. Johnston, D. Minnen, S. J. Hwang, J. Shor, S. Singh, D. Vincent, G. Toderici, "Target-Quality Image
 Compression with Recurrent, Convolutional Neural Networks", 2017, arXiv 1705.06687.
 
-The loop of `toderici2017` with GRU cells, in which every 16x16 pixels stop sending once they are good enough. Codes
+The loop of `toderici2017` with GRU cells, in which every 16x16 pixels stop sending once more is not worth it. Codes
 are 0 or 1 and a missing one is 0, the same as outside the picture; training stops half of the pictures of a batch as
 a file will, at thresholds of all sizes, and lets the others send everything::
 
@@ -14,11 +14,8 @@ The paper's stop code is a word of zeros. Here it is a flag of its own, entropy-
 needs no way around, and the decoder knows what is active from the flags alone, without a map.
 """
 
-from typing import Any
-
 from torch import Tensor
 
-from ..coding.sites import Code
 from ..progressive import Adaptive
 from ..transforms.recurrent import decoder, encoder
 
@@ -62,6 +59,5 @@ class Covell2017(Adaptive):
         if dct:
             self.start(pairs=True)
 
-    def send(self, code: Code, k: int, u: Tensor, memory: Any, active: Tensor | None = None) -> tuple[Tensor, Any]:
-        b, memory = super().send(code, k, u, memory, active)
-        return 0.5 * (b + b.detach().abs()), memory  # +1, -1 and 0 become 1, 0 and 0
+    def codes(self, b: Tensor) -> Tensor:
+        return 0.5 * (b + b.detach().abs())  # +1, -1 and 0 become 1, 0 and 0

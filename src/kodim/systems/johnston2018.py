@@ -7,7 +7,7 @@ Three additions to the loop of `toderici2017`, here with GRU cells whose memory 
 
 - priming: before the first code the encoder looks at the picture `prime` times in silence, and the decoder at that
   first code, so that their memories know more than one pass can see; diffusion does the same at every pass;
-- each 16x16 pixels send only until they are good enough (quality sets how good);
+- each 16x16 pixels send as many passes as they are worth (:class:`..progressive.Adaptive`; `even`: until good enough);
 - the training error of a pixel counts for more where structure is lost: by 1 - SSIM around it::
 
     x, x, x, x - x_hat --[conv/2, GRU/2, GRU/2, GRU/2, 1x1]--> u --sign--> b | flags, bits |
@@ -38,8 +38,7 @@ class Johnston2018(Adaptive):
         "arxiv": "1703.10114",
         "aliases": ["priming-rnn"],
         "improves": "toderici2017",
-        "place": "7 minutes from a coder of DCT signs. It stops where blocks are good enough, but with these weights "
-        "later passes gain too little to be worth aiming.",
+        "place": "7 minutes from a coder of DCT signs. Blocks stop where further passes gain less than they cost.",
         "taxonomy": {
             "network": "RNN (convolutional GRU)",
             "unit": "full image, bits per 16x16 tile",

@@ -4,7 +4,7 @@ D. Minnen, G. Toderici, M. Covell, T. Chinen, N. Johnston, J. Shor, S. J. Hwang,
 Adaptive Image Compression using a Tiled Deep Network", ICIP 2017, arXiv 1802.02629.
 
 A network paints each 32x32 tile from the decoded tiles above and to the left; the loop of `toderici2017`, kept inside
-the tile, codes what it got wrong until the tile is good enough (quality sets how good)::
+the tile, codes what it got wrong for as many passes as the tile is worth::
 
     window 64x64, target unknown --[conv/2 x4, mixing per channel, deconv x2 x3]--> p
     x - p - ... --[conv/2, LSTM/2, LSTM/2, LSTM/2, 1x1]--> u --sign--> b | go on?, bits |
@@ -18,6 +18,7 @@ While training, all tiles are done at once in windows of a coarsely quantised or
 """
 
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 
 import torch
@@ -27,7 +28,7 @@ from ..codec import Codec, Output
 from ..coding.sites import Code
 from ..coding.wavefront import fronts
 from ..contexts.binary import NONE, CountedBits
-from ..progressive import ZOOM, mean_over_passes
+from ..progressive import GREY, ZOOM, Adaptive, mean_over_passes
 from ..quantizers.binary import binarize, decide
 from ..transforms.recurrent import HalfTanh, Memory, decoder, encoder
 from ..transforms.start import recurrent_start
@@ -75,7 +76,9 @@ class Minnen2017(Codec):
     grid = (0.0, 25.0, 50.0, 75.0, 100.0)
     refinable = False
     stride = TILE
-    lowest, highest = 22.0, 38.0  # dB of PSNR that a tile is coded to, at quality 0 and 100
+    slopes = Adaptive.slopes  # squared error that a bit has to save, at quality 0 and 100
+    even = False  # stop by the PSNR reached, as in the paper, instead
+    lowest, highest = 22.0, 38.0  # that PSNR at quality 0 and 100, in dB; training stops tiles by it
 
     def __init__(
         self,
@@ -120,32 +123,41 @@ class Minnen2017(Codec):
         target = code.encoder(lambda x: split(x - 0.5)[:, front].flatten(0, 1))
         active = torch.ones(b, 1, n, 1, dtype=torch.bool, device=picture.device)
         before = torch.full((b, self.bits, n, CODE**2), NONE, device=picture.device)
-        looking: Memory | None = None
-        painting: Memory | None = None
+        step = _Step(self, picture)
+        heights = cache(lambda: self._heights(target, picture, code.level))
         self._show(code, picture, canvas)
 
-        def look(_: Tensor) -> Tensor:
-            nonlocal looking
-            u, looking = self.encoder((target - picture) * scale, looking)
-            return u
+        def go_on(_: Tensor) -> Tensor:
+            by_error = self.training or self.even
+            return active & (self._unfinished(target, step.picture, code.level) if by_error else heights() > k)
 
         for k in range(self.steps):
-            go_on = code.encoder(lambda _: self._unfinished(target, picture, code.level) & active)  # noqa: B023
+            wanted = code.encoder(go_on)
             code.part = front, (canvas.rows, canvas.columns)
-            active = book.flags(code, k, front, lambda: go_on, active)  # noqa: B023
+            active = book.flags(code, k, front, lambda: wanted, active)  # noqa: B023
             if not self.training and not bool(active.any()):
                 break
-            scale = 1.0 if self.zoom is None else torch.exp2(self.zoom[k])
             sending = torch.ones_like(active) if self.training else active
-            u = code.encoder(look)
+            u = code.encoder(lambda _: step.look(k, target))  # noqa: B023
             code.part = front, (canvas.rows, canvas.columns)
             half = book.bits(code, k, before, lambda: _to_site(decide(u), b), sending)  # noqa: B023
             before = torch.where(sending, (half > 0).long(), NONE)
-            out, painting = self.decoder(binarize(u, stochastic=True) if self.training else _from_site(half), painting)
-            on = sending.flatten()[:, None, None, None]
-            picture = torch.where(on, picture + out.to(picture.dtype) / scale, picture)
-            self._show(code, picture, canvas)
-        return picture.unflatten(0, (b, n))
+            step.paint(k, binarize(u, stochastic=True) if self.training else _from_site(half), sending)
+            self._show(code, step.picture, canvas)
+        return step.picture.unflatten(0, (b, n))
+
+    @torch.no_grad()
+    def _heights(self, target: Tensor, picture: Tensor, level: Tensor) -> Tensor:
+        """(B, 1, n, 1): how many passes each tile is worth, 0 .. `steps`: as :meth:`.Adaptive.heights`."""
+        slope = (self.slopes[0] * (self.slopes[1] / self.slopes[0]) ** level)[:, None]
+        step, everywhere = _Step(self, picture), torch.ones(len(picture), dtype=torch.bool, device=picture.device)
+        costs = []
+        for k in range(self.steps + 1):
+            error = (GREY * (target - step.picture.clamp(-0.5, 0.5))).square().sum((1, 2, 3))
+            costs.append(error.view(len(level), -1) + slope * (k * self.bits * CODE**2))
+            if k < self.steps:
+                step.paint(k, decide(step.look(k, target)), everywhere)
+        return torch.stack(costs).argmin(0)[:, None, :, None]
 
     def _show(self, code: Code, picture: Tensor, canvas: Canvas) -> None:
         """While training, the picture after each pass, of all tiles at once; in a file there is no such thing."""
@@ -160,6 +172,29 @@ class Minnen2017(Codec):
 
     def objective(self, x: Tensor, out: Output, level: Tensor) -> dict[str, Tensor]:
         return mean_over_passes(x, out)
+
+
+class _Step:
+    """One pass after another of the networks of some tiles, which remember; `picture` is (B n, 3, 32, 32)."""
+
+    def __init__(self, codec: Minnen2017, picture: Tensor) -> None:
+        self.codec, self.picture = codec, picture
+        self.looking: Memory | None = None
+        self.painting: Memory | None = None
+
+    def look(self, k: int, target: Tensor) -> Tensor:
+        """What the encoder's network has to say at pass k."""
+        u, self.looking = self.codec.encoder((target - self.picture) * self._scale(k), self.looking)
+        return u
+
+    def paint(self, k: int, b: Tensor, sending: Tensor) -> None:
+        """Add what the codes of pass k mean, where there are any."""
+        out, self.painting = self.codec.decoder(b, self.painting)
+        on = sending.flatten()[:, None, None, None]
+        self.picture = torch.where(on, self.picture + out.to(self.picture.dtype) / self._scale(k), self.picture)
+
+    def _scale(self, k: int) -> Tensor | float:
+        return 1.0 if self.codec.zoom is None else torch.exp2(self.codec.zoom[k])
 
 
 class _Book:

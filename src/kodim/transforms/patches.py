@@ -1,6 +1,7 @@
 """Transforms of large pictures patch by patch: the same numbers, from memory that is at hand already."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -40,4 +41,4 @@ def _cuts(length: int, side: int, unit: int) -> list[tuple[int, int]]:
     """Even parts of 0..length, none longer than `side`, from multiples of `unit` on."""
     count = -(-length // side)
     marks = [length * i // count // unit * unit for i in range(count)] + [length]
-    return list(zip(marks, marks[1:], strict=False))
+    return list(pairwise(marks))
