@@ -10,6 +10,7 @@ import kodim
 from kodim.learned import to_tensor
 from kodim.transforms import light
 from kodim.transforms.gdn import GDN, lower_bound
+from kodim.transforms.pointwise import one_by_one
 from kodim.transforms.pyramid import analysis, synthesis
 from kodim.transforms.start import dct_start
 
@@ -70,7 +71,25 @@ def test_light_transforms_say_the_same_in_patches(height: int, width: int, block
         torch.nn.init.normal_(p, std=0.2)
     y = analysis(x, level).detach()  # with gradients wanted, the whole at once
     x_hat = synthesis(y, level).detach()
+    untouched = x.clone(), y.clone()
     with pytest.MonkeyPatch.context() as m, torch.no_grad():
         m.setattr(light, "PATCH", patch)
         for again, whole in ((analysis(x, level), y), (synthesis(y, level), x_hat)):
             assert float((again - whole).abs().max()) < 1e-4 * float(whole.abs().max())
+    assert torch.equal(x, untouched[0])  # without gradients layers work in place, but on memory of their own
+    assert torch.equal(y, untouched[1])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    groups=st.sampled_from([1, 2, 4]),
+    size=st.tuples(*[st.integers(1, 9)] * 2),
+    last=st.booleans(),
+)
+def test_one_by_one_is_a_convolution(batch: int, groups: int, size: tuple[int, int], last: bool) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(batch, 8, *size), torch.randn(12, 8 // groups, 1, 1), torch.randn(12)
+    given = x.contiguous(memory_format=torch.channels_last) if last else x
+    expected = torch.nn.functional.conv2d(x, weight, bias, groups=groups)
+    torch.testing.assert_close(one_by_one(given, weight, bias, groups), expected, atol=1e-5, rtol=1e-5)
