@@ -53,18 +53,23 @@ class Masked(nn.Module):
 
 
 class Canvas:
-    """What has been computed of a volume, with a border: (B, positions, C) integers."""
+    """What has been computed of a volume, with a border: (B, positions, C) integers.
 
-    def __init__(self, shape: Shape, like: Tensor, channels: int, outside: Tensor | float = 0.0) -> None:
+    `deep`: the border has a plane too, behind the first one.
+    """
+
+    def __init__(self, shape: Shape, like: Tensor, channels: int, *, deep: bool, outside: Tensor | float = 0.0) -> None:
         d, h, w = shape
-        self.row, self.plane = w + 2, (w + 2) * (h + 2)
-        self.values = like.new_zeros(len(like), (d + 1) * self.plane, channels) + outside
+        self.row, self.plane, self.deep = w + 2, (w + 2) * (h + 2), int(deep)
+        self.values = like.new_zeros(len(like), (d + self.deep) * self.plane, channels)
+        if isinstance(outside, Tensor) or outside:
+            self.values += outside
         offsets = torch.arange(-1, 2, device=like.device)
         around = (offsets[:, None] * self.row + offsets).flatten()
         self.offsets = torch.cat((around - self.plane, around))
 
     def place(self, d: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        return (d + 1) * self.plane + (y + 1) * self.row + x + 1
+        return (d + self.deep) * self.plane + (y + 1) * self.row + x + 1
 
     def near(self, at: Tensor, layer: Masked) -> Tensor:
         """What the layer sees from the places `at` (n,): (B, n, taps * C)."""
@@ -164,8 +169,9 @@ class Walk:
     def __init__(self, net: MaskedStack, shape: Shape, side: Tensor, outside: Tensor) -> None:
         self.net, self.shape, self.side = net, shape, side
         self.matrices = net._integers()
-        self.symbols = Canvas(shape, side, 1, outside)
-        self.canvases = [Canvas(shape, side, net.width) for _ in range(len(net.blocks) + 1)]
+        deep = net.first.behind > 0
+        self.symbols = Canvas(shape, side, 1, deep=deep, outside=outside)
+        self.canvases = [Canvas(shape, side, net.width, deep=deep) for _ in range(len(net.blocks) + 1)]
 
     def fronts(self) -> Iterator[Tensor]:
         """Indices (n,) of the positions that are next, in coding order."""

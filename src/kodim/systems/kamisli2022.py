@@ -135,8 +135,8 @@ class Kamisli2022(Codec):
         x = code.encoder(lambda x: F.pixel_unshuffle(x - 0.5, self.block).flatten(2).transpose(1, 2))
         dtype = next(self.parameters()).dtype
         like = torch.zeros(len(code.level), 1, 1, dtype=torch.float64, device=code.level.device)
-        done = Canvas((1, h, w), like, 3 * self.block**2)
-        features = Canvas((1, h, w), like, self.hyper.around.weight.shape[0])
+        done = Canvas((1, h, w), like, 3 * self.block**2, deep=False)
+        features = Canvas((1, h, w), like, self.hyper.around.weight.shape[0], deep=False)
         steps = exact_exp2(self.log_step(code.level), False).double()  # (B, M, 1, 1)
         for front in fronts(h, w, 1):
             front = front.to(like.device)
