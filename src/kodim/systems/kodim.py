@@ -60,7 +60,7 @@ class Kodim(Codec):
         },
     }
     presets = {
-        "compact": {"latents": 512, "blocks": (4, 4), "context": 192, "hyper": (128, 64), "levels": 9},
+        "compact": {"latents": 768, "blocks": (4, 4), "context": 192, "hyper": (128, 64), "levels": 9},
         "test": {"latents": 256, "blocks": (1, 1), "context": 32, "hyper": (32, 16), "levels": 3},
     }
     stride = 32  # cells of 2x2 latents; z covers the picture, and up to 32 pixels more
