@@ -92,4 +92,7 @@ def test_one_by_one_is_a_convolution(batch: int, groups: int, size: tuple[int, i
     x, weight, bias = torch.randn(batch, 8, *size), torch.randn(12, 8 // groups, 1, 1), torch.randn(12)
     given = x.contiguous(memory_format=torch.channels_last) if last else x
     expected = torch.nn.functional.conv2d(x, weight, bias, groups=groups)
-    torch.testing.assert_close(one_by_one(given, weight, bias, groups), expected, atol=1e-5, rtol=1e-5)
+    with pytest.MonkeyPatch.context() as m:
+        for threads in (1, 2):
+            m.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            torch.testing.assert_close(one_by_one(given, weight, bias, groups), expected, atol=1e-5, rtol=1e-5)
