@@ -124,12 +124,15 @@ class Minnen2017(Codec):
         active = torch.ones(b, 1, n, 1, dtype=torch.bool, device=picture.device)
         before = torch.full((b, self.bits, n, CODE**2), NONE, device=picture.device)
         step = _Step(self, picture)
-        heights = cache(lambda: self._heights(target, picture, code.level))
+        by_error = self.training or self.even
+        plan = cache(lambda: self._plan(target, picture, code.level))
         self._show(code, picture, canvas)
 
         def go_on(_: Tensor) -> Tensor:
-            by_error = self.training or self.even
-            return active & (self._unfinished(target, step.picture, code.level) if by_error else heights() > k)
+            return active & (self._unfinished(target, step.picture, code.level) if by_error else plan()[0] > k)
+
+        def look(_: Tensor) -> Tensor:
+            return step.look(k, target) if by_error else plan()[1][k]
 
         for k in range(self.steps):
             wanted = code.encoder(go_on)
@@ -138,7 +141,7 @@ class Minnen2017(Codec):
             if not self.training and not bool(active.any()):
                 break
             sending = torch.ones_like(active) if self.training else active
-            u = code.encoder(lambda _: step.look(k, target))  # noqa: B023
+            u = code.encoder(look)
             code.part = front, (canvas.rows, canvas.columns)
             half = book.bits(code, k, before, lambda: _to_site(decide(u), b), sending)  # noqa: B023
             before = torch.where(sending, (half > 0).long(), NONE)
@@ -147,17 +150,18 @@ class Minnen2017(Codec):
         return step.picture.unflatten(0, (b, n))
 
     @torch.no_grad()
-    def _heights(self, target: Tensor, picture: Tensor, level: Tensor) -> Tensor:
-        """(B, 1, n, 1): how many passes each tile is worth, 0 .. `steps`: as :meth:`.Adaptive.heights`."""
+    def _plan(self, target: Tensor, picture: Tensor, level: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """How many passes each tile is worth (B, 1, n, 1), as :meth:`.Adaptive.heights`, and what they have to say."""
         slope = (self.slopes[0] * (self.slopes[1] / self.slopes[0]) ** level)[:, None]
         step, everywhere = _Step(self, picture), torch.ones(len(picture), dtype=torch.bool, device=picture.device)
-        costs = []
+        costs, said = [], []
         for k in range(self.steps + 1):
             error = (GREY * (target - step.picture.clamp(-0.5, 0.5))).square().sum((1, 2, 3))
             costs.append(error.view(len(level), -1) + slope * (k * self.bits * CODE**2))
             if k < self.steps:
-                step.paint(k, decide(step.look(k, target)), everywhere)
-        return torch.stack(costs).argmin(0)[:, None, :, None]
+                said.append(step.look(k, target))
+                step.paint(k, decide(said[-1]), everywhere)
+        return torch.stack(costs).argmin(0)[:, None, :, None], said
 
     def _show(self, code: Code, picture: Tensor, canvas: Canvas) -> None:
         """While training, the picture after each pass, of all tiles at once; in a file there is no such thing."""
