@@ -161,7 +161,7 @@ class Adaptive(Progressive):
 
     def threshold(self, level: Tensor) -> Tensor:
         """(B,) error in grey levels at which a position stops."""
-        return self.worst * (self.best / self.worst) ** level
+        return between((self.worst, self.best), level)
 
     def program(self, code: Code) -> Tensor:
         shown = self.blank(code)
@@ -192,7 +192,7 @@ class Adaptive(Progressive):
     @torch.no_grad()
     def heights(self, x: Tensor, level: Tensor) -> Tensor:
         """(B, 1, h, w): how many passes each position of the picture is worth, 1 .. `passes`."""
-        slope = self.slopes[0] * (self.slopes[1] / self.slopes[0]) ** level[:, None, None, None]
+        slope = between(self.slopes, level)[:, None, None, None]
         everywhere = torch.ones(len(x), 1, *(n // self.code_stride for n in x.shape[2:]), dtype=torch.bool)
         everywhere = everywhere.to(x.device)
         step = _Step(self, torch.zeros_like(x))
@@ -258,6 +258,11 @@ class _Step:
             going = sending.any(3, keepdim=True).any(2, keepdim=True)
         self.picture = torch.where(going, out, self.picture)
         return self.picture
+
+
+def between(ends: tuple[float, float], level: Tensor) -> Tensor:
+    """(B,) from the first end, at level 0, to the second, at level 1, in even ratios."""
+    return ends[0] * (ends[1] / ends[0]) ** level
 
 
 def absolute_error(x: Tensor, picture: Tensor) -> Tensor:

@@ -86,7 +86,12 @@ def _decompress_one(path: Path, goal: Path, *, partial: bool, weights: Path | No
     import kodim
 
     image = kodim.decompress(read_bytes(path), partial=partial, weights=weights, box=box)
-    data = encode_image(image, goal)
+    return written(image, path, goal)
+
+
+def written(image: Image, path: Path, goal: Path) -> Row:
+    """Write the picture made of `path`; the row of the JSON output."""
+    data = _encode_image(image, goal)
     write_file(goal, data)
     return {
         "input": str(path),
@@ -115,7 +120,7 @@ def pillow_format(goal: Path) -> str:
     return kind
 
 
-def encode_image(image: Image, goal: Path) -> bytes:
+def _encode_image(image: Image, goal: Path) -> bytes:
     """The picture as a file of the format that `goal`'s ending asks for, metadata included."""
     kind = pillow_format(goal)
     options: dict[str, Any] = {

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from kodim.cli.batch import Row, work_through
-from kodim.cli.decompress import decompress_line, encode_image, pillow_format
+from kodim.cli.decompress import decompress_line, pillow_format, written
 from kodim.cli.inputs import Outputs, expand, read_bytes
 from kodim.cli.options import Json, Output
-from kodim.cli.output import check_writable, write_file
+from kodim.cli.output import check_writable
 from kodim.errors import BadRequest
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -60,16 +60,7 @@ def _restore_one(path: Path, goal: Path, weights: Path | None) -> Row:
     from kodim.restore import restore as restored
 
     image = restored(read_bytes(path), weights)
-    data = encode_image(image, goal)
-    write_file(goal, data)
-    return {
-        "input": str(path),
-        "output": str(goal),
-        "bytes": len(data),
-        "width": image.width,
-        "height": image.height,
-        "mode": image.mode,
-    }
+    return written(image, path, goal)
 
 
 def _is_jpeg(path: Path) -> bool:

@@ -28,7 +28,7 @@ from ..codec import Codec, Output
 from ..coding.sites import Code
 from ..coding.wavefront import fronts
 from ..contexts.binary import NONE, CountedBits
-from ..progressive import GREY, ZOOM, Adaptive, mean_over_passes
+from ..progressive import GREY, ZOOM, Adaptive, between, mean_over_passes
 from ..quantizers.binary import binarize, decide
 from ..transforms.recurrent import HalfTanh, Memory, decoder, encoder
 from ..transforms.start import recurrent_start
@@ -152,7 +152,7 @@ class Minnen2017(Codec):
     @torch.no_grad()
     def _plan(self, target: Tensor, picture: Tensor, level: Tensor) -> tuple[Tensor, list[Tensor]]:
         """How many passes each tile is worth (B, 1, n, 1), as :meth:`.Adaptive.heights`, and what they have to say."""
-        slope = (self.slopes[0] * (self.slopes[1] / self.slopes[0]) ** level)[:, None]
+        slope = between(self.slopes, level)[:, None]
         step, everywhere = _Step(self, picture), torch.ones(len(picture), dtype=torch.bool, device=picture.device)
         costs, said = [], []
         for k in range(self.steps + 1):
