@@ -204,19 +204,26 @@ def find(name: str) -> Entry:
 
 
 def get(name: str) -> ImageCodec:
-    """The file-level codec of a slug or alias, classical or learned, or of a weights file or checkpoint."""
+    """The file-level codec of a slug or alias, classical or learned, or of a weights file or checkpoint.
+
+    `slug:preset` names another size of a learned codec whose weights ship, as in `ma2020:lossless`.
+    """
     if name.endswith((".safetensors", ".ckpt")) or "/" in name:
         from .learned import from_weights
 
         return from_weights(name)
-    entry = find(name)
+    slug, _, preset = name.partition(":")
+    entry = find(slug)
+    if preset and preset not in entry.weights:
+        shipped = f" (there are {', '.join(entry.weights)})" if entry.weights else ""
+        raise UnknownCodec(f"no weights of a preset {preset!r} of {entry.slug} ship{shipped}")
     if entry.kind == "classical":
         from .classical import CLASSICAL
 
         return CLASSICAL[entry.slug]
     from .learned import LearnedCodec
 
-    return LearnedCodec(entry)
+    return LearnedCodec(entry, preset or "compact")
 
 
 def create(name: str, *, preset: str = "compact", pretrained: bool = True, **arguments: int) -> "Codec":

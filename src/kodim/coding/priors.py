@@ -31,9 +31,10 @@ SMOOTHING = 100.0  # weight of the family's curve, in symbols seen, for every en
 class PriorModule(nn.Module):
     """Base of prior modules: integer tables that live and die with the float parameters."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, runs: bool = False) -> None:
+        """`runs`: code what is all but certain in runs (:mod:`kodim.coding.tables`)."""
         super().__init__()
-        self.tables = IntegerTables()
+        self.tables = IntegerTables(runs=runs)
 
     def masses(self) -> tuple[list[np.ndarray], list[int]]:
         """Per table row: probability masses (escape last) and the first symbol."""
@@ -181,8 +182,16 @@ class ScalePrior(PriorModule):
     Defaults are those of 1802.01436: 64 Gaussians of sigma 0.11 to 256.
     """
 
-    def __init__(self, family: str = "gaussian", *, low: float = 0.11, high: float = 256.0, count: int = 64) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        family: str = "gaussian",
+        *,
+        low: float = 0.11,
+        high: float = 256.0,
+        count: int = 64,
+        runs: bool = False,
+    ) -> None:
+        super().__init__(runs=runs)
         self.family, self.low, self.count = family, low, count
         self.step = math.log(high / low) / (count - 1)
         self.cumulative = _CUMULATIVES[family]

@@ -11,7 +11,7 @@ import constriction
 import numpy as np
 
 from ..errors import CorruptFile
-from .tables import TOTAL, Distributions, Individual, escape_excess, escape_symbols, escape_width
+from .tables import TOTAL, Distributions, Indexed, Individual, escape_excess, escape_symbols, escape_width
 
 _queue = constriction.stream.queue
 _model = constriction.stream.model
@@ -26,15 +26,30 @@ class Writer:
 
     def write(self, symbols: np.ndarray, distributions: Distributions) -> None:
         """Append int64 symbols (n,), each coded with its own distribution."""
-        position, escaped = distributions.split(symbols)
         if isinstance(distributions, Individual):
+            position, outside = distributions.split(symbols)
             self._coder.encode(position.astype(np.int32), _family(), distributions.counts / TOTAL)
+            escaped = np.flatnonzero(outside)
         else:
-            for probabilities, where in distributions.groups():
-                model = _model.Categorical(probabilities, perfect=False)
-                self._coder.encode(position[where].astype(np.int32), model)
-        if escaped.any():
+            escaped = self._write_groups(symbols, distributions)
+        if len(escaped):
             self._write_excess(escape_excess(symbols[escaped], *distributions.low_and_length(escaped)))
+
+    def _write_groups(self, symbols: np.ndarray, distributions: Indexed) -> np.ndarray:
+        """All but the escaped values; returns where those are, ascending."""
+        tables, quiet = distributions.tables, distributions.quiet
+        if quiet.any():
+            runs, flags = distributions.flags(symbols, quiet)
+            self._coder.encode(flags.astype(np.int32), _categorical(tables.flag / TOTAL))
+            quiet &= ~distributions.broken(runs[flags])
+        groups = distributions.groups(quiet)
+        position = symbols[groups.order] - groups.spread(tables.low)
+        length = groups.spread(tables.lengths)
+        outside = (position < 0) | (position >= length)
+        position = np.where(outside, length, position).astype(np.int32)
+        for row, part in groups:
+            self._coder.encode(position[part], _categorical(tables.probabilities(row)))
+        return np.sort(groups.order[outside])
 
     def _write_excess(self, excess: np.ndarray) -> None:
         width = escape_width(excess)
@@ -78,22 +93,37 @@ class Reader:
         """The next symbols (n,) int64, given their distributions."""
         try:
             if isinstance(distributions, Individual):
-                symbols = self._coder.decode(_family(), distributions.counts / TOTAL).astype(np.int64)
+                symbols, escaped = self._read_individual(distributions)
             else:
-                symbols = np.empty(len(distributions.rows), dtype=np.int64)
-                for probabilities, where in distributions.groups():
-                    symbols[where] = self._coder.decode(_model.Categorical(probabilities, perfect=False), len(where))
-            low, length = distributions.low_and_length(np.arange(len(symbols)))
-            escaped = symbols == length
-            symbols += low
-            if escaped.any():
-                if isinstance(distributions, Individual) and not distributions.counts[escaped, -1].all():
-                    raise CorruptFile("the coded data names a category that does not exist")
-                excess = self._read_excess(int(escaped.sum()))
-                symbols[escaped] = escape_symbols(excess, low[escaped], length[escaped])
+                symbols, escaped = self._read_groups(distributions)
+            if len(escaped):
+                excess = self._read_excess(len(escaped))
+                symbols[escaped] = escape_symbols(excess, *distributions.low_and_length(escaped))
         except AssertionError:
             raise CorruptFile("the coded data is not what any encoder writes") from None
         return symbols
+
+    def _read_individual(self, distributions: Individual) -> tuple[np.ndarray, np.ndarray]:
+        """Symbols, and where those are of which only the escape was read."""
+        position = self._coder.decode(_family(), distributions.counts / TOTAL).astype(np.int64)
+        escaped = np.flatnonzero(position == distributions.counts.shape[1] - 1)
+        if not distributions.counts[escaped, -1].all():
+            raise CorruptFile("the coded data names a category that does not exist")
+        return position + distributions.low, escaped
+
+    def _read_groups(self, distributions: Indexed) -> tuple[np.ndarray, np.ndarray]:
+        tables, quiet = distributions.tables, distributions.quiet
+        if quiet.any():
+            runs = distributions.flagged(quiet)
+            flags = self._coder.decode(_categorical(tables.flag / TOTAL), len(runs)).astype(bool)
+            quiet &= ~distributions.broken(runs[flags])
+        groups = distributions.groups(quiet)
+        position = np.empty(len(groups.order), dtype=np.int64)
+        for row, part in groups:
+            position[part] = self._coder.decode(_categorical(tables.probabilities(row)), part.stop - part.start)
+        symbols = distributions.usual
+        symbols[groups.order] = position + groups.spread(tables.low)
+        return symbols, np.sort(groups.order[position == groups.spread(tables.lengths)])
 
     def _read_excess(self, count: int) -> np.ndarray:
         width = np.asarray(self._coder.decode(_model.Uniform(_WIDTHS), count), dtype=np.int64)
@@ -102,6 +132,11 @@ class Reader:
             piece = self._coder.decode(_model.Uniform(), size.astype(np.int32))
             excess[live] |= np.asarray(piece, dtype=np.int64) << shift
         return excess
+
+
+def _categorical(probabilities: np.ndarray) -> Any:
+    """One model for many symbols."""
+    return _model.Categorical(probabilities, perfect=False)
 
 
 def _family() -> Any:

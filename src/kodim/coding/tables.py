@@ -3,8 +3,14 @@
 A table is a row of 16-bit counts over the symbols `low .. low + n - 2`, closed by one count for the
 escape. Tables are computed once, when weights are saved, and stored with them: nothing that decodes
 evaluates an exp or an erf. Estimates read the same rows, so an estimated size is the file's size.
+
+Tables may ask for runs. Symbols that are all but certain are most of what a light codec sends: nothing in bits and much
+in time. So 64 symbols in turn are a run, and those of them that are *quiet* (of a row that leaves at most 16 of 2^16
+counts to all but its usual symbol) share one flag: unset, they are the usual ones and that is all; set, they are coded
+like the others. The flags of all runs that have a quiet symbol come first.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +20,8 @@ from torch import Tensor, nn
 
 PRECISION = 16
 TOTAL = 1 << PRECISION
+RUN = 64  # symbols under one flag
+QUIET = 16  # counts that a row may give to all but its usual symbol to be coded in runs; RUN * QUIET < TOTAL
 
 
 class IntegerTables(nn.Module):
@@ -27,8 +35,10 @@ class IntegerTables(nn.Module):
     starts: Tensor
     low: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, *, runs: bool = False) -> None:
+        """`runs`: code the symbols of rows that are all but certain in runs, see above."""
         super().__init__()
+        self.runs = runs
         for name in ("counts", "starts", "low"):
             self.register_buffer(name, torch.zeros(0, dtype=torch.int32))
 
@@ -67,17 +77,23 @@ class IntegerTables(nn.Module):
 
     @cached_property
     def rows(self) -> "Rows":
-        counts = self.counts.cpu().numpy().astype(np.int64)
-        return Rows(counts, self.starts.cpu().numpy().astype(np.int64), self.low.cpu().numpy().astype(np.int64))
+        counts, starts, low = (
+            getattr(self, name).cpu().numpy().astype(np.int64) for name in ("counts", "starts", "low")
+        )
+        return Rows(counts, starts, low, QUIET if self.runs else 0)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The tables as NumPy arrays, with what coder and estimate need of them."""
+    """The tables as NumPy arrays, with what coder and estimate need of them.
+
+    `spare`: rows that leave at most so many counts to all but their usual symbol are coded in runs; 0: none are.
+    """
 
     counts: np.ndarray
     starts: np.ndarray
     low: np.ndarray
+    spare: int = 0
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -89,14 +105,58 @@ class Rows:
         """Bits of each count, -log2(count / 2^16)."""
         return PRECISION - np.log2(self.counts)
 
+    @cached_property
+    def usual(self) -> np.ndarray:
+        """The most probable symbol of each row."""
+        return self.low + [np.argmax(row[:-1]) for row in np.split(self.counts, self.starts[1:-1])]
+
+    @cached_property
+    def unusual(self) -> np.ndarray:
+        """The counts that each row gives to all others."""
+        return TOTAL - self.counts[self.starts[:-1] + self.usual - self.low]
+
+    @cached_property
+    def quiet(self) -> np.ndarray:
+        """(rows,) whether the symbols of a row are coded in runs."""
+        return self.unusual <= self.spare
+
+    @cached_property
+    def flag(self) -> np.ndarray:
+        """Counts of an unset and a set flag of a run."""
+        unusual = RUN * self.unusual[self.quiet].max()
+        return np.array([TOTAL - unusual, unusual])
+
     def probabilities(self, row: int) -> np.ndarray:
         return self.counts[self.starts[row] : self.starts[row + 1]] / TOTAL
 
-    def split(self, symbols: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def split(self, symbols: np.ndarray, rows: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
         """Symbols -> positions in their rows (the last one for an escape), and the mask of the escapes."""
         position = symbols - self.low[rows]
         escaped = (position < 0) | (position >= self.lengths[rows])
         return np.where(escaped, self.lengths[rows], position), escaped
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Symbols of equal table row, one after another.
+
+    Attributes:
+        order: positions of the symbols, group by group, ascending in each.
+        rows: the row of each group, ascending.
+        bounds: where in `order` each begins, and the end of the last one.
+    """
+
+    order: np.ndarray
+    rows: list[int]
+    bounds: list[int]
+
+    def __iter__(self) -> Iterator[tuple[int, slice]]:
+        """(row, the part of `order`) of each group."""
+        return zip(self.rows, map(slice, self.bounds, self.bounds[1:]), strict=True)
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Something of every row -> the same of every symbol of `order`."""
+        return np.repeat(values[self.rows], np.diff(self.bounds))
 
 
 @dataclass(frozen=True)
@@ -115,20 +175,54 @@ class Indexed:
         return self.tables.low[rows], self.tables.lengths[rows]
 
     def bits(self, symbols: np.ndarray) -> np.ndarray:
-        """Exact cost in bits of each symbol, escapes included."""
+        """Exact cost in bits of each symbol, escapes included; the flag of a run counts with its first symbol."""
         position, escaped = self.split(symbols)
         cost = self.tables.costs[self.tables.starts[self.rows] + position]
         if escaped.any():
             cost[escaped] += escape_bits(symbols[escaped], *self.low_and_length(escaped))
+        quiet = self.quiet
+        if quiet.any():
+            runs, flags = self.flags(symbols, quiet)
+            cost[quiet & ~self.broken(runs[flags])] = 0
+            cost[runs * RUN] += PRECISION - np.log2(self.tables.flag[flags.astype(int)])
         return cost
 
-    def groups(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(probabilities, positions in ascending order) for every row that occurs, rows ascending."""
+    @property
+    def usual(self) -> np.ndarray:
+        """(n,) the most probable symbol of each."""
+        return self.tables.usual[self.rows]
+
+    @property
+    def quiet(self) -> np.ndarray:
+        """(n,) which symbols are all but certain, and left out of runs that the flag says are as usual."""
+        return self.tables.quiet[self.rows]
+
+    def flags(self, symbols: np.ndarray, quiet: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which runs have a flag, ascending, and whether it is set: for a quiet symbol that is not the usual one."""
+        surprise = np.add.reduceat(quiet & (symbols != self.usual), np.arange(0, len(symbols), RUN))
+        runs = self.flagged(quiet)
+        return runs, surprise[runs] > 0
+
+    def flagged(self, quiet: np.ndarray) -> np.ndarray:
+        """Which runs have a flag: those with a quiet symbol."""
+        return np.flatnonzero(np.logical_or.reduceat(quiet, np.arange(0, len(quiet), RUN)))
+
+    def broken(self, runs: np.ndarray) -> np.ndarray:
+        """(n,) which symbols are in these runs."""
+        inside = np.zeros((-(-len(self.rows) // RUN), RUN), dtype=bool)
+        inside[runs] = True
+        return inside.reshape(-1)[: len(self.rows)]
+
+    def groups(self, without: np.ndarray | None = None) -> Groups:
+        """The symbols by row, but for those of a mask (n,)."""
         narrow = np.uint16 if len(self.tables.low) <= 1 << 16 else np.int64  # 16 bits sort by radix, 20 times faster
-        order = np.argsort(self.rows.astype(narrow), kind="stable")
-        values, first = np.unique(self.rows[order], return_index=True)
-        parts = np.split(order, first[1:]) if len(order) else []
-        return [(self.tables.probabilities(row), part) for row, part in zip(values.tolist(), parts, strict=True)]
+        live = None if without is None else np.flatnonzero(~without)
+        rows = (self.rows if live is None else self.rows[live]).astype(narrow)
+        order = np.argsort(rows, kind="stable")
+        ordered = rows[order]
+        first = np.flatnonzero(np.diff(ordered.astype(np.int64), prepend=-1))  # where a new row begins
+        order = order if live is None else live[order]
+        return Groups(order, ordered[first].tolist(), [*first.tolist(), len(order)])
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from ..codec import Codec
 from ..coding.exact import ExactSequential
 from ..coding.exact_blocks import ExactBlock, ExactLevels, ExactPointwise, exact_exp2
 from ..coding.offsets import OffsetPrior
-from ..coding.priors import ScalePrior
+from ..coding.priors import LocationScale, ScalePrior
 from ..coding.sites import BoundPrior, Code
 from ..contexts.quad import QuadContext
 from ..quantizers.gains import Gain
@@ -36,6 +36,7 @@ from .balle2018 import SCALE_START, SCALE_UNIT
 PER_OCTAVE = 6  # table positions from one scale to its double
 UNIT = 19.125  # position of scale 1
 COUNT, LOW = 68, 2 ** (-UNIT / PER_OCTAVE)  # scales 0.11 .. 252
+WORTH = 1.5  # steps that a symbol of the smallest scale must save
 MAX_RESIDUAL = 4095.0  # times an 11-bit step: exact in float32
 
 # Pass t codes quarter q at place q ^ TURNS[t] of each cell (places 0..3: row by row).
@@ -88,7 +89,8 @@ class Kodim(Codec):
         self.z_prior = OffsetPrior("logistic")
         self.z_level = ExactLevels(torch.zeros(levels, 16))
         self.z_context = QuadContext(side, 16, 2 * side, (2 * side,), 2 * side)
-        self.y_prior = ScalePrior("gaussian", low=LOW, high=LOW * 2 ** ((COUNT - 1) / PER_OCTAVE), count=COUNT)
+        high = LOW * 2 ** ((COUNT - 1) / PER_OCTAVE)
+        self.y_prior = ScalePrior("gaussian", low=LOW, high=high, count=COUNT, runs=True)
         self.context_level = ExactLevels(torch.zeros(levels, context))
         self._start_levels(spread(16)[kept(latents)])
 
@@ -142,9 +144,17 @@ class Kodim(Codec):
                 state = state + _from_cells(self.embed(part), turn)
         return _gather(parts)
 
-    def _site(self, code: Code, prior: object, v: Tensor, turn: int, mean: Tensor, step: Tensor) -> Tensor:
+    def _site(self, code: Code, prior: LocationScale, v: Tensor, turn: int, mean: Tensor, step: Tensor) -> Tensor:
         """Code one pass; returns its decoded values (B, M, h/2, w/2)."""
-        q = code("y", prior, lambda: ((_pick(v, turn) - mean) / step).clamp(-MAX_RESIDUAL, MAX_RESIDUAL))  # type: ignore[arg-type]
+
+        def residual() -> Tensor:
+            r = ((_pick(v, turn) - mean) / step).clamp(-MAX_RESIDUAL, MAX_RESIDUAL)
+            if self.training:
+                return r
+            # Of the smallest scale anything but a zero costs 16 bits and more, which a step of error is not worth.
+            return r.masked_fill((prior.scale_index < 0.5) & (r.abs() < WORTH), 0)
+
+        q = code("y", prior, residual)
         if not self.training:
             q = q.float().clamp(-MAX_RESIDUAL, MAX_RESIDUAL)
         return q * step + mean
