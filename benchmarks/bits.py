@@ -13,21 +13,52 @@ import torch
 
 from kodim import registry
 from kodim.codec import Codec
+from kodim.coding.tables import TOTAL
+from kodim.contexts.binary import CountedBits, Counters
 from kodim.learned import to_tensor
 from kodim.picture import load
 from kodim.progressive import make_coder
 
-SYSTEMS = ("toderici2016", "toderici2017", "islam2021", "johnston2018", "covell2017")
+SYSTEMS = ("toderici2016", "toderici2017", "islam2021", "johnston2018", "covell2017", "minnen2017", "baig2017")
+
+
+class FairBits(CountedBits):
+    """Every bit costs a bit."""
+
+    def counters(self, batch: int) -> Counters:
+        return _Fair(np.zeros(1, dtype=np.int64), batch)
+
+
+class _Fair(Counters):
+    def ones(self, context: np.ndarray) -> np.ndarray:
+        return np.full(context.shape, TOTAL // 2)
+
+    def count(self, context: np.ndarray, bits: np.ndarray, active: np.ndarray | None) -> None:
+        pass
+
+
+def stand_in(own: torch.nn.Module, name: str) -> torch.nn.Module:
+    """What codes the bits instead of `own`: "raw", "adaptive" (from nothing), or "own"."""
+    if name == "own":
+        return own
+    if isinstance(own, CountedBits):
+        coder: torch.nn.Module = (FairBits if name == "raw" else CountedBits)(len(own.start))
+    else:
+        coder = make_coder(name, own.passes, own.channels, own.stride)  # type: ignore[arg-type]
+    for module in coder.modules():
+        if hasattr(module, "freeze"):
+            module.freeze()
+    return coder.eval().requires_grad_(False)
 
 
 def measure(codec: Codec, pictures: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """PSNR and bits per pixel (passes,), means over the pictures."""
+    """PSNR and bits per pixel (passes,), means over the pictures; of a codec of one pass, of that."""
     quality, bits = [], []
     for x in pictures:
         with torch.no_grad():
             out = codec(x, 100.0)
-        quality.append([float(-10 * torch.log10((p - x).square().mean())) for p in out.pictures])
-        bits.append([float(b) / out.pixels for b in out.pass_bits])
+        quality.append([float(-10 * torch.log10((p - x).square().mean())) for p in out.pictures or [out.x_hat]])
+        bits.append([float(b) / out.pixels for b in out.pass_bits or [sum(out.bits.values())]])
     return np.mean(quality, 0), np.mean(bits, 0)
 
 
@@ -36,15 +67,11 @@ def main() -> None:
     pictures = [to_tensor(load(p).pixels) for p in sorted(Path(sys.argv[1]).iterdir())[:count]]
     for slug in sys.argv[3:] or SYSTEMS:
         codec = registry.create(slug)
-        own = codec.coder
+        part = "coder" if hasattr(codec, "coder") else "planes"
+        own = getattr(codec, part)
         rows = {}
         for name in ("raw", "adaptive", "own"):
-            coder = own if name == "own" else make_coder(name, own.passes, own.channels, own.stride).eval()
-            coder.requires_grad_(False)
-            codec.coder = coder
-            for module in coder.modules():
-                if hasattr(module, "freeze") and name != "own":
-                    module.freeze()
+            setattr(codec, part, stand_in(own, name))
             psnr, rows[name] = measure(codec, pictures)
         print(f"\n{slug}: {type(own).__name__}\n| pass | PSNR dB | raw bpp | counts bpp | own bpp |")
         print("|---|---|---|---|---|")

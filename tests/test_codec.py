@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -251,6 +252,32 @@ def test_a_part_of_tiles_decodes_no_others(photo, monkeypatch: pytest.MonkeyPatc
     assert len(read) == 4  # the tile, and the three around it whose latents it sees
     kodim.decompress(data)
     assert len(read) == 4 + len(container.parse(data).payloads)  # each once
+
+
+@pytestmark_shipped
+def test_tiles_are_the_same_however_many_at_a_time(photo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "WHOLE", 1 << 12)
+    monkeypatch.setattr(tiles, "CORE", 64)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            data = kodim.compress(photo, quality=40)
+            results.append((data, np.asarray(kodim.decompress(data)).tobytes()))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(set(results)) == 1
+    with pytest.raises((CorruptFile, DriftError)):  # an error in a worker arrives
+        kodim.decompress(_with_a_damaged_tile(data))
+
+
+def _with_a_damaged_tile(data: bytes) -> bytes:
+    """A file whose fifth stream is the sixth."""
+    file = container.parse(data)
+    payloads = list(file.payloads)
+    payloads[4] = container.Payload(payloads[5].data, payloads[4].symbols_crc)
+    return container.pack(replace(file, payloads=tuple(payloads)))
 
 
 def test_layout_covers_every_pixel_once() -> None:

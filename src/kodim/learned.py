@@ -10,9 +10,10 @@ import numpy as np
 from . import container, weights
 from .errors import BadRequest, CorruptFile, KodimError, MissingWeights
 from .picture import MAX_PIXELS, Box, Picture, check_box, pack_alpha, unpack_alpha
-from .progress import part
+from .progress import part, report
 from .registry import Entry, create, find, weights_file
 from .stitch import stitched
+from .threads import Workers
 from .tiles import Span, layout
 
 if TYPE_CHECKING:
@@ -84,14 +85,24 @@ class LearnedCodec:
         steps = codec.efforts[(effort or 1) - 1]
         thrift = codec.thrift if effort == 2 else 0.0
         steps = 0 if thrift else steps
-        tiles, streams = layout(picture.height, picture.width), []
-        for i, (rows, columns) in enumerate(tiles):
+        tiles = layout(picture.height, picture.width)
+
+        def encoded(i: int) -> "Stream":
+            rows, columns = tiles[i]
             x = to_tensor(picture.pixels[rows.outer, columns.outer])
             core = (rows.inner, columns.inner) if codec.stitched else None
+            aim = None if goal is None else goal.tile(i)
             with part(i, len(tiles)):
-                aim = None if goal is None else goal.tile(i)
-                stream, _ = codec.compress(x, quality, steps=steps, thrift=thrift, goal=aim, core=core, shown=False)
-                streams.append(stream)
+                return codec.compress(x, quality, steps=steps, thrift=thrift, goal=aim, core=core, shown=False)[0]
+
+        streams: list[Stream] = []
+        if codec.stitched and len(tiles) > 1 and not steps:
+            with Workers() as workers:
+                for stream in workers.map(encoded, range(len(tiles))):
+                    streams.append(stream)
+                    report(len(streams) / len(tiles))
+        else:
+            streams.extend(map(encoded, range(len(tiles))))
         header = container.Header(
             codec=self.slug,
             weights=codec.fingerprint(),

@@ -6,14 +6,20 @@ tile still needs no more than the tiles around it.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from .threads import Workers
 from .tiles import HALO, Span
 
 if TYPE_CHECKING:
     import torch
 
     from .codec import Codec, Stream
+
+    Synthesis = Callable[[torch.Tensor], torch.Tensor]
+    Drafted = Future[tuple["Latents", Synthesis]]
+    Task = tuple[int, Mapping[tuple[int, int], Drafted]]  # a tile, and the drafts around it by place
 
 Tile = tuple[Span, Span]
 
@@ -50,18 +56,33 @@ def stitched(
         wanted: numbers of tiles; None: all.
     """
     across = sum(rows == tiles[0][0] for rows, _ in tiles)
-    held: dict[int, Latents] = {}
-    for i in sorted(streams if wanted is None else set(streams) & set(wanted)):
-        around = _around(i, across, len(tiles))
-        for j in sorted(set(around.values()) & set(streams) - set(held)):
-            size = _size(tiles[j])
-            draft = codec.draft(streams[j], size, quality)
-            stride = (size[0] + -size[0] % codec.stride) // draft.latents.shape[2]
-            held[j], function = Latents(draft.latents, stride), draft.function
-        yield i, _shown(function, {place: held[j] for place, j in around.items() if j in held}, _size(tiles[i]))
-        held[i].values = None
-        for j in [j for j in held if j < i - across]:
-            del held[j]
+    drafts: dict[int, Drafted] = {}
+
+    def draft(j: int) -> "tuple[Latents, Synthesis]":
+        size = _size(tiles[j])
+        found = codec.draft(streams[j], size, quality)
+        stride = (size[0] + -size[0] % codec.stride) // found.latents.shape[2]
+        return Latents(found.latents, stride), found.function
+
+    def show(task: "Task") -> "tuple[int, torch.Tensor]":
+        i, around = task
+        ready = {place: future.result() for place, future in around.items()}  # submitted before, so begun
+        own, function = ready[0, 0]
+        picture = _shown(function, {place: latents for place, (latents, _) in ready.items()}, _size(tiles[i]))
+        own.values = None
+        return i, picture
+
+    def tasks(workers: Workers) -> "Iterator[Task]":
+        for i in sorted(streams if wanted is None else set(streams) & set(wanted)):
+            around = _around(i, across, len(tiles))
+            for j in sorted(set(around.values()) & set(streams) - set(drafts)):
+                drafts[j] = workers.submit(draft, j)
+            yield i, {place: drafts[j] for place, j in around.items() if j in drafts}
+            for j in [j for j in drafts if j < i - across]:
+                del drafts[j]
+
+    with Workers() as workers:
+        yield from workers.map(show, tasks(workers))
 
 
 def _size(tile: Tile) -> tuple[int, int]:
@@ -81,7 +102,7 @@ def _around(i: int, across: int, count: int) -> dict[tuple[int, int], int]:
 
 
 def _shown(
-    function: "Callable[[torch.Tensor], torch.Tensor]",
+    function: "Synthesis",
     around: Mapping[tuple[int, int], Latents],
     size: tuple[int, int],
 ) -> "torch.Tensor":

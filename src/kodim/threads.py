@@ -1,0 +1,43 @@
+"""Tiles side by side: as many at a time as PyTorch has threads, each with one thread of its own.
+
+A layer's threads wait for each other and for all that is serial, the range coder first of all; tiles do not.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Workers:
+    """A pool of threads for work on tensors, as a context; what has not begun when it ends is dropped."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._set, self._threads = torch.set_num_threads, torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self._threads, "kodim", self._set, (1,))
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._set(self._threads)  # a worker's choice is the default of all threads to come
+
+    def submit(self, function: Callable[[T], R], item: T) -> "Future[R]":
+        """Begin `function(item)` as soon as a worker is free, after all that was submitted before."""
+        return self._pool.submit(function, item)
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Results in order; no more are on their way or waiting to be taken than there are workers, and one."""
+        pending: deque[Future[R]] = deque()
+        for item in items:
+            pending.append(self.submit(function, item))
+            if len(pending) > self._threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
