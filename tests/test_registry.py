@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from skimage import data
 
 import kodim
 from kodim import registry
@@ -30,6 +32,19 @@ def test_aliases_of_the_field() -> None:
     assert registry.find("mbt2018-mean").slug == "minnen2018"
     assert registry.find("BMSHJ2018-hyperprior").slug == "balle2018"
     assert registry.get("jpeg").kind == "classical"
+
+
+def test_other_presets_have_names_too(tmp_path: Path) -> None:
+    """`slug:preset`, where its weights ship; files say which it was."""
+    assert registry.get("kodim:compact").preset == "compact"  # type: ignore[attr-defined]
+    with pytest.raises(UnknownCodec, match="'paper' of ma2020 ship"):
+        registry.get("ma2020:paper")
+    with pytest.raises(UnknownCodec, match="'fast' of jpeg"):
+        registry.get("jpeg:fast")
+    photo = data.astronaut()[100:140, 200:250]
+    file = kodim.compress(photo, codec="ma2020:lossless")
+    np.testing.assert_array_equal(np.asarray(kodim.decompress(file)), photo)
+    assert len(file) < 0.9 * photo.size
 
 
 def test_taxonomy_filters() -> None:

@@ -199,9 +199,9 @@ class Indexed:
 
     def flags(self, symbols: np.ndarray, quiet: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which runs have a flag, ascending, and whether it is set: for a quiet symbol that is not the usual one."""
-        surprise = np.add.reduceat(quiet & (symbols != self.usual), np.arange(0, len(symbols), RUN))
+        surprise = np.logical_or.reduceat(quiet & (symbols != self.usual), np.arange(0, len(symbols), RUN))
         runs = self.flagged(quiet)
-        return runs, surprise[runs] > 0
+        return runs, surprise[runs]
 
     def flagged(self, quiet: np.ndarray) -> np.ndarray:
         """Which runs have a flag: those with a quiet symbol."""
@@ -213,10 +213,10 @@ class Indexed:
         inside[runs] = True
         return inside.reshape(-1)[: len(self.rows)]
 
-    def groups(self, without: np.ndarray | None = None) -> Groups:
+    def groups(self, without: np.ndarray) -> Groups:
         """The symbols by row, but for those of a mask (n,)."""
         narrow = np.uint16 if len(self.tables.low) <= 1 << 16 else np.int64  # 16 bits sort by radix, 20 times faster
-        live = None if without is None else np.flatnonzero(~without)
+        live = np.flatnonzero(~without) if without.any() else None
         rows = (self.rows if live is None else self.rows[live]).astype(narrow)
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
