@@ -17,7 +17,7 @@ from kodim.learned import to_tensor
 from kodim.quantizers.binary import binarize, decide
 from kodim.registry import create
 from kodim.restore import _open, _quantisers
-from kodim.systems.baig2017 import Baig2017
+from kodim.systems.baig2017 import Baig2017, Decoder
 from kodim.systems.ororbia2018 import DeltaRNN, Ororbia2018, quantisers, to_coefficients, to_pixels
 from kodim.systems.toderici2016 import Toderici2016
 from kodim.transforms.recurrent import CELLS, RESIDUAL, Recurrent, bound, encoder, product
@@ -398,6 +398,17 @@ def test_windows_hold_what_is_above_and_to_the_left() -> None:
     assert not window[:, :, 32:, 32:].any()
     assert window[:, 3].sum() == 2 * 3 * 32**2
     assert 0 < float((degrade(x) - x).abs().mean()) < 0.3
+
+
+def test_stages_remember_all_codes() -> None:
+    """Of eight decoders in a row, the last one's picture depends on the first one's code."""
+    decoders = [Decoder((4, 8, 8, 8), 8, linked=k > 0) for k in range(8)]
+    codes = [torch.randn(1, 8, 4, 4, requires_grad=True) for _ in decoders]
+    links: list[torch.Tensor] = []
+    for decoder, code in zip(decoders, codes, strict=True):
+        picture, links = decoder(code, links)
+    picture.square().sum().backward()
+    assert all(code.grad is not None and code.grad.abs().max() > 0 for code in codes)
 
 
 @pytest.mark.parametrize("links", ["incremental", "skip", "full", "decoding"])

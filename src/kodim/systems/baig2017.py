@@ -36,6 +36,7 @@ from ..transforms.pyramid import down
 from ..transforms.windows import TILE, Canvas, as_decoded, degrade, join, split
 
 CODE = TILE // 8  # positions along a patch's side
+REACH = 3.0  # activations beyond +-3 saturate the tanh behind them
 
 
 class Baig2017(Codec):
@@ -246,9 +247,9 @@ class Encoder(nn.Module):
         y, links = torch.relu(self.first(x)), []
         for i, (strided, plain) in enumerate(zip(self.strided, self.plain, strict=True)):
             y = strided(y)
-            links.append(y)
             if self.links is not None:
                 y = y + torch.relu(self.links[i](before[i]))
+            links.append(y)
             y = plain(torch.relu(y))
             y = torch.relu(y) if i + 1 < len(self.plain) else torch.tanh(y)
         return y, links
@@ -269,14 +270,25 @@ class Decoder(nn.Module):
             plain[-1].weight *= 0.1
         self.plain = nn.ModuleList(plain)
         self.links = nn.ModuleList(down(c, c, 3, 1) for c in outs) if linked else None
+        if linked:
+            self._start_as_wires()
+
+    @torch.no_grad()
+    def _start_as_wires(self) -> None:
+        """Let what the stage before has made pass through, whatever its sign, and what this one adds be little."""
+        for link, wide in zip(self.links or (), self.wide, strict=True):
+            nn.init.dirac_(link.weight)  # type: ignore[arg-type]
+            nn.init.constant_(link.bias, REACH)  # type: ignore[arg-type]
+            wide.weight.mul_(0.1)  # type: ignore[operator]
+            nn.init.constant_(wide.bias, -REACH)  # type: ignore[arg-type]
 
     def forward(self, b: Tensor, before: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         y, links = self.first(b), []
         for i, (wide, plain) in enumerate(zip(self.wide, self.plain, strict=True)):
             y = wide(y)
-            links.append(y)
             if self.links is not None:
                 y = y + torch.relu(self.links[i](before[i]))
+            links.append(y)
             y = plain(torch.tanh(y))
             if i + 1 < len(self.plain):
                 y = torch.relu(y)
