@@ -55,7 +55,7 @@ class Hu2021(Codec):
         "arxiv": "2002.03711",
         "aliases": ["coarse-to-fine"],
         "improves": "minnen2018",
-        "place": "Only the transforms came from the trunk: three layers of latents and what predicts them had 12 "
+        "place": "Only the transforms came from the trunk: three layers of latents and what predicts them had 32 "
         "minutes in four stages, where the hyper-prior of `minnen2018` had an hour.",
         "taxonomy": {
             "network": "VAE (CNN with GDN)",

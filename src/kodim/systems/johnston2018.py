@@ -38,7 +38,7 @@ class Johnston2018(Adaptive):
         "arxiv": "1703.10114",
         "aliases": ["priming-rnn"],
         "improves": "toderici2017",
-        "place": "7 minutes from a coder of DCT signs. Blocks stop where further passes gain less than they cost.",
+        "place": "19 minutes from a coder of DCT signs. Blocks stop where further passes gain less than they cost.",
         "taxonomy": {
             "network": "RNN (convolutional GRU)",
             "unit": "full image, bits per 16x16 tile",

@@ -54,7 +54,7 @@ class Kamisli2022(Codec):
         "arxiv": "2203.11686",
         "aliases": ["block-based-closed-loop"],
         "improves": "balle2018",
-        "place": "Blocks see nothing but decoded blocks, so nothing of the common trunk fits: 11 minutes from a DCT, "
+        "place": "Blocks see nothing but decoded blocks, so nothing of the common trunk fits: 33 minutes from a DCT, "
         "where `balle2018` had 45.",
         "taxonomy": {
             "network": "autoencoder (1x1 layers with GDN on blocks)",

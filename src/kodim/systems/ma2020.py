@@ -56,7 +56,7 @@ class Ma2020(Codec):
         "year": 2020,
         "aliases": ["iwave++"],
         "improves": "minnen2018",
-        "place": "A 9/7 wavelet and its contexts from nothing in 11 minutes and 0.02 Gpx: a step costs a second on one "
+        "place": "A 9/7 wavelet and its contexts from nothing in 33 minutes and 0.05 Gpx: a step costs a second on one "
         "core.",
         "taxonomy": {
             "network": "CNN inside an invertible lifting scheme",
