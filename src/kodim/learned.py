@@ -227,7 +227,7 @@ def _tiles(
     wanted: list[int],
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Number and pixels (height, width, 3) of the core of every wanted tile that has arrived."""
-    if codec.stitched:
+    if codec.stitched and len(tiles) > 1:
         for i, tile in stitched(codec, tiles, streams, quality, wanted):
             yield i, to_pixels(tile)
         return
