@@ -50,7 +50,7 @@ class Baig2017(Codec):
         "arxiv": "1709.08855",
         "aliases": ["inpainting-residual-to-image"],
         "improves": "toderici2016",
-        "place": "Eight pairs of networks, each with weights of its own, from nothing in 77 minutes.",
+        "place": "Eight pairs of networks, each with weights of its own, from nothing in 86 minutes.",
         "taxonomy": {
             "network": "CNN in stages, unrolled like an RNN",
             "unit": "32x32 patch",
