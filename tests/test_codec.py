@@ -6,7 +6,6 @@ import subprocess
 import sys
 import zlib
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -152,10 +151,6 @@ def test_quality_is_monotone_in_size_and_psnr(slug: str, photo) -> None:
         assert all(error < 1.1 * min(errors[:k]) for k, error in enumerate(errors) if k)
         assert sizes[-1] > 2 * sizes[0]
         assert errors[-1] < 0.8 * errors[0]
-    elif slug == "mentzer2018":  # six centres a symbol: PSNR levels off towards 28 dB, and so do its rates
-        assert all(after < 1.01 * before for before, after in pairwise(errors))
-        assert sizes[-1] > 3 * sizes[0]
-        assert errors[-1] < 0.5 * errors[0]
     else:
         assert errors == sorted(errors, reverse=True)
         assert sizes[-1] > 4 * sizes[0]

@@ -34,7 +34,7 @@ def test_aliases_of_the_field() -> None:
     assert registry.get("jpeg").kind == "classical"
 
 
-def test_other_presets_have_names_too(tmp_path: Path) -> None:
+def test_other_presets_have_names_too() -> None:
     """`slug:preset`, where its weights ship; files say which it was."""
     assert registry.get("kodim:compact").preset == "compact"  # type: ignore[attr-defined]
     with pytest.raises(UnknownCodec, match="'paper' of ma2020 ship"):

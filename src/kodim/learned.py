@@ -85,24 +85,7 @@ class LearnedCodec:
         steps = codec.efforts[(effort or 1) - 1]
         thrift = codec.thrift if effort == 2 else 0.0
         steps = 0 if thrift else steps
-        tiles = layout(picture.height, picture.width)
-
-        def encoded(i: int) -> "Stream":
-            rows, columns = tiles[i]
-            x = to_tensor(picture.pixels[rows.outer, columns.outer])
-            core = (rows.inner, columns.inner) if codec.stitched else None
-            aim = None if goal is None else goal.tile(i)
-            with part(i, len(tiles)):
-                return codec.compress(x, quality, steps=steps, thrift=thrift, goal=aim, core=core, shown=False)[0]
-
-        streams: list[Stream] = []
-        if codec.stitched and len(tiles) > 1 and not steps:
-            with Workers() as workers:
-                for stream in workers.map(encoded, range(len(tiles))):
-                    streams.append(stream)
-                    report(len(streams) / len(tiles))
-        else:
-            streams.extend(map(encoded, range(len(tiles))))
+        streams = self._streams(picture, quality, steps, thrift, goal)
         header = container.Header(
             codec=self.slug,
             weights=codec.fingerprint(),
@@ -127,6 +110,29 @@ class LearnedCodec:
                 xmp=picture.xmp,
             )
         )
+
+    def _streams(
+        self, picture: Picture, quality: float, steps: int, thrift: float, goal: "Goal | None"
+    ) -> "list[Stream]":
+        """One for each tile; side by side where each is quick."""
+        codec, tiles = self.codec, layout(picture.height, picture.width)
+
+        def encoded(i: int) -> "Stream":
+            rows, columns = tiles[i]
+            x = to_tensor(picture.pixels[rows.outer, columns.outer])
+            core = (rows.inner, columns.inner) if codec.stitched else None
+            aim = None if goal is None else goal.tile(i)
+            with part(i, len(tiles)):
+                return codec.compress(x, quality, steps=steps, thrift=thrift, goal=aim, core=core, shown=False)[0]
+
+        if not codec.stitched or len(tiles) == 1 or steps:
+            return [encoded(i) for i in range(len(tiles))]
+        streams = []
+        with Workers() as workers:
+            for stream in workers.map(encoded, range(len(tiles))):
+                streams.append(stream)
+                report(len(streams) / len(tiles))
+        return streams
 
     def sent(self, data: bytes, picture: Picture) -> "tuple[float, tuple[Stream, ...]]":
         """Quality and streams, tile by tile, of an earlier file of the same picture: what a fit can go on from.

@@ -212,9 +212,9 @@ def get(name: str) -> ImageCodec:
         from .learned import from_weights
 
         return from_weights(name)
-    slug, _, preset = name.partition(":")
+    slug, colon, preset = name.partition(":")
     entry = find(slug)
-    if preset and preset not in entry.weights:
+    if colon and preset not in entry.weights:
         shipped = f" (there are {', '.join(entry.weights)})" if entry.weights else ""
         raise UnknownCodec(f"no weights of a preset {preset!r} of {entry.slug} ship{shipped}")
     if entry.kind == "classical":

@@ -51,7 +51,13 @@ class Target:
 def compress(
     files: Files,
     output: Output = None,
-    codec: Annotated[str, typer.Option(metavar="NAME", help="Any codec that `kodim codecs` lists.")] = DEFAULT_CODEC,
+    codec: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Any codec that `kodim codecs` lists; SLUG:PRESET for another of its presets that ships.",
+        ),
+    ] = DEFAULT_CODEC,
     quality: Annotated[
         float | None,
         typer.Option(

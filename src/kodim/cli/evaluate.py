@@ -26,7 +26,12 @@ PSNR is over RGB, 8 bits, for each picture, then averaged. Bits per pixel count 
 def evaluate(
     files: Files,
     codec: Annotated[
-        str, typer.Option(metavar="NAME", help="Any codec that `kodim codecs` lists.", show_default=False)
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Any codec that `kodim codecs` lists; SLUG:PRESET for another of its presets that ships.",
+            show_default=False,
+        ),
     ],
     quality: Annotated[
         list[float] | None,

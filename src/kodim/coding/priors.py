@@ -31,10 +31,9 @@ SMOOTHING = 100.0  # weight of the family's curve, in symbols seen, for every en
 class PriorModule(nn.Module):
     """Base of prior modules: integer tables that live and die with the float parameters."""
 
-    def __init__(self, *, runs: bool = False) -> None:
-        """`runs`: code what is all but certain in runs (:mod:`kodim.coding.tables`)."""
+    def __init__(self) -> None:
         super().__init__()
-        self.tables = IntegerTables(runs=runs)
+        self.tables = IntegerTables()
 
     def masses(self) -> tuple[list[np.ndarray], list[int]]:
         """Per table row: probability masses (escape last) and the first symbol."""
@@ -191,7 +190,9 @@ class ScalePrior(PriorModule):
         count: int = 64,
         runs: bool = False,
     ) -> None:
-        super().__init__(runs=runs)
+        """`runs`: code what is all but certain in runs (:mod:`kodim.coding.tables`)."""
+        super().__init__()
+        self.tables.runs = runs
         self.family, self.low, self.count = family, low, count
         self.step = math.log(high / low) / (count - 1)
         self.cumulative = _CUMULATIVES[family]

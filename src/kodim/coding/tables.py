@@ -35,10 +35,10 @@ class IntegerTables(nn.Module):
     starts: Tensor
     low: Tensor
 
-    def __init__(self, *, runs: bool = False) -> None:
-        """`runs`: code the symbols of rows that are all but certain in runs, see above."""
+    runs = False  # whether the symbols of rows that are all but certain are coded in runs, see above
+
+    def __init__(self) -> None:
         super().__init__()
-        self.runs = runs
         for name in ("counts", "starts", "low"):
             self.register_buffer(name, torch.zeros(0, dtype=torch.int32))
 

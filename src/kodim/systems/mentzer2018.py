@@ -50,7 +50,7 @@ class Mentzer2018(Codec):
         "year": 2018,
         "arxiv": "1801.04260",
         "aliases": ["imgcomp-cvpr"],
-        "place": "Six centres a symbol and an importance map, 28 minutes: made for low rates, its picture ends at "
+        "place": "Six centres a symbol and an importance map, 10 minutes: made for low rates, its picture ends below "
         "28 dB.",
         "taxonomy": {
             "network": "autoencoder (CNN)",
