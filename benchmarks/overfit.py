@@ -2,30 +2,38 @@
 
 Encodes the first pictures of a folder at four qualities with each effort, and the classical codecs along their whole
 range; real files, decoded again. Every point is a line of the CSV, written when it is there, so a run that was
-stopped goes on where it was. Prints the BD-rate (PSNR over RGB, pchip) of each picture against each classical codec
-and, with `--published`, a JSON file {"pictures": {name: [[bpp, dB], ..]}}, against published points. With other jobs
-on the machine the seconds say little; the rates do not change.
+stopped goes on where it was. With `--blank` networks start at random and latents at nothing, as in Cool-chic, instead
+of from what was learned beforehand. Prints the BD-rate (PSNR over RGB, pchip) of each picture against each classical
+codec and, with `--published`, a JSON file {"pictures": {name: [[bpp, dB], ..]}}, against published points. With other
+jobs on the machine the seconds say little; the rates do not change.
 """
 
 import argparse
 import csv
 import json
 import math
+import tempfile
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
+from safetensors.torch import save_file
 
 from kodim import registry
 from kodim.errors import BadRequest
+from kodim.learned import LearnedCodec
 from kodim.metrics import bd_rate, psnr
+from kodim.overfit import fit
 from kodim.picture import Picture, load
 
 FIELDS = ("picture", "codec", "effort", "quality", "bytes", "bpp", "psnr", "encode_s", "decode_s")
 CLASSICAL = ("jpeg", "jpeg2000", "webp", "heic", "avif")
 CLASSICAL_QUALITIES = (5, 15, 25, 35, 45, 55, 65, 75, 85, 92)
 
+BLANK = "overfit-blank"
 Curve = list[tuple[float, float]]
 
 
@@ -44,7 +52,7 @@ class Points:
         key = (name, codec, str(effort), f"{quality:g}")
         if key in self.rows:
             return
-        coder, started = registry.get(codec), time.perf_counter()
+        coder, started = blank() if codec == BLANK else registry.get(codec), time.perf_counter()
         data = coder.encode(picture, quality, effort=effort or None)
         encoded = time.perf_counter()
         decoded = coder.decode(data).pixels
@@ -59,16 +67,36 @@ class Points:
                 writer.writeheader()
             writer.writerow(row)
         self.rows[key] = row
-        if codec == "overfit":
+        if codec in ("overfit", BLANK):
             print("  ".join(row.values()), flush=True)
 
     def curve(self, name: str, codec: str, effort: int) -> Curve:
         rows = [r for (p, c, e, _), r in self.rows.items() if (p, c, e) == (name, codec, str(effort))]
         return [(float(r["bpp"]), float(r["psnr"])) for r in rows]
 
-    def seconds(self, names: Sequence[str], effort: int, field: str) -> float:
+    def seconds(self, names: Sequence[str], codec: str, effort: int, field: str) -> float:
         return float(np.mean([float(r[field]) for (p, c, e, _), r in self.rows.items()
-                              if p in names and (c, e) == ("overfit", str(effort))]))  # fmt: skip
+                              if p in names and (c, e) == (codec, str(effort))]))  # fmt: skip
+
+
+@cache
+def blank() -> LearnedCodec:
+    """The system with nothing learned: random networks, latents at zero, and Cool-chic's rates for both."""
+    fit.NETWORK_RATE, fit.LATENT_RATE, fit.NETWORKS_WORTH = 1e-2, 0.16, -1
+    torch.manual_seed(0)
+    entry = registry.find("overfit")
+    codec = registry.create(entry.slug, pretrained=False)
+    for head in codec.analysis.heads:  # type: ignore[union-attr]
+        for p in head.parameters():
+            torch.nn.init.zeros_(p)
+    path = Path(tempfile.mkdtemp()) / "blank.safetensors"
+    tensors = {f"ema/{n}": p.detach().contiguous() for n, p in codec.named_parameters()}
+    save_file(
+        tensors,
+        path,
+        {"kodim": "checkpoint", "codec": entry.slug, "preset": codec.preset, "lambdas": json.dumps(codec.lambdas)},
+    )
+    return LearnedCodec(entry, codec.preset, path)
 
 
 def difference(anchor: Curve, test: Curve) -> float:
@@ -87,6 +115,7 @@ def main() -> None:
     parser.add_argument("--qualities", default="20,40,60,80")
     parser.add_argument("--classical", default=",".join(CLASSICAL))
     parser.add_argument("--published", type=Path)
+    parser.add_argument("--blank", action="store_true", help="nothing learned beforehand")
     parser.add_argument("--side", type=int, default=0, help="crop the pictures to this side, for a quick look")
     args = parser.parse_args()
     efforts = [int(e) for e in args.efforts.split(",")]
@@ -94,24 +123,24 @@ def main() -> None:
     pictures = {p.stem: load(p) for p in sorted(args.folder.iterdir())[: args.pictures]}
     if args.side:
         pictures = {n: load(p.pixels[: args.side, : args.side].copy()) for n, p in pictures.items()}
-    points = Points(args.output)
+    points, codec = Points(args.output), BLANK if args.blank else "overfit"
     for name, picture in pictures.items():
-        for codec in classical:
+        for anchor in classical:
             for quality in CLASSICAL_QUALITIES:
-                points.measure(name, picture, codec, 0, quality)
+                points.measure(name, picture, anchor, 0, quality)
     for effort in efforts:
         for name, picture in pictures.items():
             for quality in map(float, args.qualities.split(",")):
-                points.measure(name, picture, "overfit", effort, quality)
+                points.measure(name, picture, codec, effort, quality)
     published = json.loads(args.published.read_text())["pictures"] if args.published else {}
     for effort in efforts:
         columns = [*classical, *(["published"] if published else [])]
-        print(f"\neffort {effort}: {points.seconds(list(pictures), effort, 'encode_s'):.0f} s to encode, "
-              f"{points.seconds(list(pictures), effort, 'decode_s'):.1f} s to decode; BD-rate in percent")  # fmt: skip
+        encode, decode = (points.seconds(list(pictures), codec, effort, f) for f in ("encode_s", "decode_s"))
+        print(f"\neffort {effort}: {encode:.0f} s to encode, {decode:.1f} s to decode; BD-rate in percent")
         print(f"{'picture':16s}" + "".join(f"{c:>11s}" for c in columns))
         table = []
         for name in pictures:
-            test = points.curve(name, "overfit", effort)
+            test = points.curve(name, codec, effort)
             anchors = [points.curve(name, c, 0) for c in classical]
             anchors += [[(b, q) for b, q in published.get(name, [])]] if published else []
             table.append([difference(anchor, test) for anchor in anchors])

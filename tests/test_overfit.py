@@ -25,6 +25,8 @@ from kodim.picture import load
 from kodim.progress import listening, stoppable
 from kodim.rate import Result
 from kodim.registry import find
+from kodim.training import fitted as fitted_latents
+from kodim.training.data import Pictures
 
 SIZES = network.Sizes(10, 4, 16, 2)
 
@@ -364,3 +366,27 @@ def test_ctrl_c_once_writes_the_best_so_far(command, monkeypatch) -> None:
     code, out = command("--codec", "overfit", "--effort", "2")
     assert code == 0
     assert kodim.decompress(out.read_bytes()).size == (96, 64)
+
+
+def test_teaching_on_fitted_latents_helps_fits(photo, tmp_path, monkeypatch) -> None:
+    """Shared networks that saw where fits of a picture end up serve the next fit of it; nothing else is touched."""
+    Image.fromarray(photo[:96, :96]).save(tmp_path / "photo.png")
+    monkeypatch.setattr(fitted_latents, "SIDE", 64)
+    monkeypatch.setattr(fitted_latents, "POOL", 4)
+    monkeypatch.setattr(fitted_latents, "STEPS", (12, 24))
+    torch.manual_seed(0)
+    codec = kodim.create_codec("overfit", pretrained=bool(find("overfit").weights))
+    before = {n: p.detach().clone() for n, p in codec.named_parameters()}
+    x = to_tensor(photo[:64, :64])
+
+    def cost() -> float:
+        torch.manual_seed(0)
+        return sum(loss_of(codec, x, *codec.compress(x, q, steps=24), q) for q in (30.0, 70.0))
+
+    first = cost()
+    fitted_latents.teach(codec, Pictures([tmp_path], tmp_path / "cache"), 12, np.random.default_rng(0))
+    codec.eval()
+    assert cost() < 0.98 * first
+    moved = {n for n, p in codec.named_parameters() if not torch.equal(p, before[n])}
+    assert {n.split(".")[0] for n in moved} == {"common", "own"}
+    assert not any(n.endswith("up_w") for n in moved)

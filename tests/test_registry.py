@@ -11,6 +11,7 @@ from skimage import data
 
 import kodim
 from kodim import registry
+from kodim.bench.entrants import entrants
 from kodim.errors import BadRequest, MissingWeights, UnknownCodec
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -45,6 +46,11 @@ def test_other_presets_have_names_too() -> None:
     file = kodim.compress(photo, codec="ma2020:lossless")
     np.testing.assert_array_equal(np.asarray(kodim.decompress(file)), photo)
     assert len(file) < 0.9 * photo.size
+
+
+def test_presets_of_one_codec_can_be_compared() -> None:
+    labels = [e.label for e in entrants(["ma2020", "ma2020:lossless", "kodim:compact", "kodim"], [50])]
+    assert labels == ["ma2020", "ma2020:lossless", "kodim"]
 
 
 def test_taxonomy_filters() -> None:

@@ -13,6 +13,7 @@ from kodim.errors import BadRequest
 if TYPE_CHECKING:
     from kodim.registry import ImageCodec
 
+USUAL = "compact"  # preset
 _CHROMA = {"webp": "4:2:0", "vvc": "4:2:0", "jxl": "4:4:4 (XYB)"}
 
 
@@ -21,7 +22,8 @@ class Entrant:
     """A codec that takes part.
 
     Attributes:
-        label: its name in tables: the slug, or for a weights file the stem of its name.
+        label: its name in tables: the slug, with the preset unless it is compact, or for a weights file the stem of its
+            name.
         name: what the registry takes.
         title: as in the registry.
         codec: the codec itself.
@@ -79,7 +81,7 @@ def _entrant(name: str, qualities: Sequence[float] | None, label: str | None = N
         raise BadRequest("nothing to compare: give at least one quality")
     arguments = {quality: codec.arguments(quality) for quality in grid}  # refuses what it cannot do, loads weights
     return Entrant(
-        label=label or (Path(name).stem if _is_file(name) else codec.slug),
+        label=label or _label(name, codec),
         name=name,
         title=registry.find(codec.slug).title,
         codec=codec,
@@ -88,6 +90,13 @@ def _entrant(name: str, qualities: Sequence[float] | None, label: str | None = N
         chroma=_chroma(codec),
         weights=arguments[grid[0]].get("weights"),
     )
+
+
+def _label(name: str, codec: ImageCodec) -> str:
+    if _is_file(name):
+        return Path(name).stem
+    preset = getattr(codec, "preset", USUAL)
+    return codec.slug if preset == USUAL else f"{codec.slug}:{preset}"
 
 
 def _is_file(name: str) -> bool:

@@ -152,10 +152,8 @@ def _descend(task: Task, state: State, steps: int) -> State:
         else:
             report(share)
         if step < soft:
-            eased = pace(step / max(soft - 1, 1))
             offset = int(torch.randint(4096, ()))
-            sample = noise[offset : offset + latents.numel()] * (LOUD + (QUIET - LOUD) * eased)
-            values = _Soft.apply(latents, sample, HOT + (COLD - HOT) * eased)
+            values = softened(latents, noise[offset : offset + latents.numel()], pace(step / max(soft - 1, 1)))
         else:
             values = latents.detach().round()
         grids = task.split(values)
@@ -233,6 +231,11 @@ def _bits(multiples: Tensor) -> float:
     """What coding a group's changes costs, near enough."""
     prior = changes.spread(changes.best_scale(multiples), 1, len(multiples), multiples.device)
     return float(prior.bits(multiples.float().view(1, 1, -1, 1)).sum()) + 6
+
+
+def softened(latents: Tensor, noise: Tensor, share: float) -> Tensor:
+    """Latents on their way to being rounded, with normal noise; ever more decidedly as `share` goes from 0 to 1."""
+    return _Soft.apply(latents, noise * (LOUD + (QUIET - LOUD) * share), HOT + (COLD - HOT) * share)
 
 
 class _Soft(torch.autograd.Function):
