@@ -7,7 +7,7 @@ is bits per pixel + lambda * 255^2 * MSE, as everywhere in kodim.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..goal import Goal
 from ..progress import report, stop_wanted
+from ..threads import Workers
 from . import changes, network, pieces
 from .exact import MAX_LATENT, WEIGHT
 from .network import Net, Sizes
@@ -101,6 +102,21 @@ class Task:
     def loss(self, bits: Tensor, mse: Tensor) -> Tensor:
         return bits / self.pixels + self.weight * 255**2 * mse
 
+    def gradient(self, net: Net, values: Tensor, workers: Workers) -> Tensor:
+        """Of the loss by the latents (n,); what moves in the networks gets its `grad`. Rate beside distortion."""
+        zero = values.new_zeros(())
+        rate = lambda grids: self.loss(self.bits(net, grids), zero)  # noqa: E731
+        distortion = lambda grids: self.loss(zero, self.mse(net, grids))  # noqa: E731
+
+        def by_latents(term: Callable[[list[Tensor]], Tensor]) -> Tensor:
+            own = values.detach().requires_grad_()
+            term(self.split(own)).backward()
+            assert own.grad is not None
+            return own.grad
+
+        first, second = workers.map(by_latents, (distortion, rate))
+        return first.add_(second)
+
     @torch.no_grad()
     def measure(self, state: State) -> State:
         """The state with its figures, as rounded."""
@@ -123,14 +139,16 @@ def fit(
     integers, grids = start if start is not None else (task.base, guess)
     first = torch.cat([g.detach().float().flatten() for g in grids]).clamp(-MAX_LATENT, MAX_LATENT)
     net = {n: (v[0] / WEIGHT).float() for n, v in integers.items()}
-    best = _descend(task, task.measure(State(first, net)), steps)
+    with Workers() as workers:
+        torch.set_num_threads(1)  # the second thread of a sum would wait, busily, where a worker could work
+        best = _descend(task, task.measure(State(first, net)), steps, workers)
     differences = _differences(task, best)
     final = task.split(best.latents.round())
     # In the order of coding, the coarsest first.
     return changes.nudges(differences) + [(f - g) for f, g in reversed(list(zip(final, guess, strict=True)))]
 
 
-def _descend(task: Task, state: State, steps: int) -> State:
+def _descend(task: Task, state: State, steps: int, workers: Workers) -> State:
     """The best state on the way."""
     tuned = steps >= NETWORKS_FROM and state.bpp * task.pixels > 8 * NETWORKS_WORTH
     latents = state.latents.clone().requires_grad_()
@@ -156,8 +174,9 @@ def _descend(task: Task, state: State, steps: int) -> State:
             values = softened(latents, noise[offset : offset + latents.numel()], pace(step / max(soft - 1, 1)))
         else:
             values = latents.detach().round()
-        grids = task.split(values)
-        task.loss(task.bits(net, grids), task.mse(net, grids)).backward()
+        gradient = task.gradient(net, values, workers)
+        if step < soft:
+            values.backward(gradient)
         if tuned:
             _price_changes(task, net)
         for optimiser, rate in ((adam if step < soft else None, LATENT_RATE), (others, NETWORK_RATE)):

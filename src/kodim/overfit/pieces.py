@@ -17,8 +17,8 @@ from .laplace import price_and_slopes
 from .network import Net
 from .pyramid import GRIDS, TAPS
 
-POSITIONS = 1 << 14  # of a piece of the entropy model
-PIXELS = 1 << 14  # pixels of a piece of the synthesis
+POSITIONS = 1 << 15  # of a piece of the entropy model
+PIXELS = 1 << 15  # pixels of a piece of the synthesis
 
 _gate = torch.ops.aten.threshold_backward  # (gradient, output, 0): where a rectifier let values through
 
