@@ -3,8 +3,8 @@
 As an autoencoder (:mod:`kodim.training.loop`) the shared networks learn to serve what the analysis network makes, which
 is far from what a fit ends at. Here many crops are being fitted side by side, as an encoder would fit them, and the
 shared networks learn, slowly, from where those latents have come to: first-order meta-learning, after Reptile (Nichol,
-Achiam, Schulman 2018, arXiv 1803.02999). The analysis network stays as it is, so the autoencoder's loop comes first,
-and may follow. The checkpoint's averaged weights are taken and written back.
+Achiam, Schulman 2018, arXiv 1803.02999). That takes most of the time; in the rest the analysis network learns to serve
+what they have become. The autoencoder's loop comes first. The checkpoint's averaged weights are taken and written back.
 """
 
 import math
@@ -23,11 +23,14 @@ from ..registry import create
 from ..systems.overfit import Overfit
 from . import checkpoint
 from .data import Pictures
+from .muon import Muon
 
+SHARE = 0.8  # of the time: on fitted latents
 SIDE, POOL = 256, 24  # of a crop; crops at a time
 STEPS = (120, 240, 480)  # of a crop's fit: one of these
 RIPE = 0.25  # share of a fit before the networks learn from it
 BATCH, RATE, AVERAGE = 8, 2e-3, 0.005
+ANALYSIS_SIDE, ANALYSIS_BATCH, ANALYSIS_RATE = 256, 2, 1e-3
 
 
 class Lesson:
@@ -64,11 +67,35 @@ class Lesson:
         return float(loss.detach())
 
 
+class Learner:
+    """Adam or Muon with a cosine over the time, and the moving average of what it trains."""
+
+    def __init__(self, optimiser: torch.optim.Optimizer, rate: float) -> None:
+        self.optimiser, self.rate = optimiser, rate
+        self.moving = [p for group in optimiser.param_groups for p in group["params"]]
+        self.average = [p.detach().clone() for p in self.moving]
+
+    def step(self, share: float) -> None:
+        if all(p.grad is None for p in self.moving):
+            return
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        for mean, p in zip(self.average, self.moving, strict=True):
+            mean.lerp_(p.detach(), AVERAGE)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Leave the average in the place of the last values."""
+        for p, mean in zip(self.moving, self.average, strict=True):
+            p.copy_(mean)
+
+
 def teach(codec: Overfit, pictures: Pictures, seconds: float, rng: np.random.Generator) -> None:
     """Train the shared networks for as long as there is time; says every half minute how fits end."""
     moving = [p for n, p in codec.named_parameters() if n.startswith(("common.", "own.")) and not n.endswith("up_w")]
-    optimiser = torch.optim.Adam(moving, lr=RATE, betas=(0.9, 0.99))
-    average = [p.detach().clone() for p in moving]
+    learner = Learner(torch.optim.Adam(moving, betas=(0.9, 0.99)), RATE)
     lessons = [Lesson(codec, pictures, rng) for _ in range(POOL)]
     start = shown = time.monotonic()
     count, done, ends = 0, 0, 0.0
@@ -77,24 +104,45 @@ def teach(codec: Overfit, pictures: Pictures, seconds: float, rng: np.random.Gen
         loss = lessons[i].step(codec)
         if lessons[i].age == lessons[i].steps:
             done += 1
-            ends = ends + (math.log(loss) - ends) / min(done, 50)
+            ends += (math.log(loss) - ends) / min(done, 50)
             lessons[i] = Lesson(codec, pictures, rng)
         count += 1
         if count % BATCH == 0:
-            optimiser.param_groups[0]["lr"] = RATE * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
-            if all(p.grad is None for p in moving):
-                continue
-            optimiser.step()
-            optimiser.zero_grad()
-            for mean, p in zip(average, moving, strict=True):
-                mean.lerp_(p.detach(), AVERAGE)
+            learner.step(share)
         if time.monotonic() - shown > 30:
             shown = time.monotonic()
-            print(f"{(shown - start) / 60:5.1f} min  step {count}  {done} fits, the last end at {math.exp(ends):.4f}",
-                  file=sys.stderr, flush=True)  # fmt: skip
-    with torch.no_grad():
-        for p, mean in zip(moving, average, strict=True):
-            p.copy_(mean)
+            _say(f"{(shown - start) / 60:5.1f} min  step {count}  {done} fits, the last end at {math.exp(ends):.4f}")
+    learner.settle()
+
+
+def follow(codec: Overfit, pictures: Pictures, seconds: float, rng: np.random.Generator) -> None:
+    """Train the analysis network alone, as in an autoencoder, for as long as there is time."""
+    moving = list(codec.analysis.parameters())
+    muon = Muon([p for p in moving if p.ndim == 4], [p for p in moving if p.ndim != 4], ANALYSIS_RATE)
+    learner = Learner(muon, ANALYSIS_RATE)
+    for p in [*codec.common.parameters(), *codec.own.parameters()]:
+        p.requires_grad_(False)
+    codec.train()
+    start = shown = time.monotonic()
+    count, mean = 0, 0.0
+    while (share := (time.monotonic() - start) / seconds) < 1:
+        x = pictures.crops(rng, ANALYSIS_BATCH, ANALYSIS_SIDE)
+        level = torch.as_tensor(rng.uniform(0, codec.levels - 1, ANALYSIS_BATCH), dtype=torch.float32)
+        loss = codec.objective(x, codec(x, level * (100 / max(codec.levels - 1, 1))), level)["loss"]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(moving, 1.0)
+        learner.step(share)
+        count += 1
+        mean += (float(loss.detach()) - mean) / min(count, 200)
+        if time.monotonic() - shown > 30:
+            shown = time.monotonic()
+            _say(f"{(shown - start) / 60:5.1f} min  step {count}  loss {mean:.4f} with the analysis alone")
+    learner.settle()
+    codec.requires_grad_(True).eval()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def main(source: str, output: str, folder: str, minutes: str = "60") -> None:
@@ -104,7 +152,9 @@ def main(source: str, output: str, folder: str, minutes: str = "60") -> None:
         raise KodimError(f"{source}: of {metadata['codec']}, which is not fitted to pictures")
     torch.manual_seed(0)
     checkpoint.load_shared(source, codec)
-    teach(codec, Pictures([folder]), float(minutes) * 60, np.random.default_rng(0))
+    pictures, rng, seconds = Pictures([folder]), np.random.default_rng(0), float(minutes) * 60
+    teach(codec, pictures, SHARE * seconds, rng)
+    follow(codec, pictures, (1 - SHARE) * seconds, rng)
     save_file({f"ema/{n}": p.detach().contiguous() for n, p in codec.named_parameters()}, Path(output), metadata)
 
 
