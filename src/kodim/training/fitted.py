@@ -7,6 +7,7 @@ Achiam, Schulman 2018, arXiv 1803.02999). That takes most of the time; in the re
 what they have become. The autoencoder's loop comes first. The checkpoint's averaged weights are taken and written back.
 """
 
+import json
 import math
 import sys
 import time
@@ -92,8 +93,11 @@ class Learner:
             p.copy_(mean)
 
 
-def teach(codec: Overfit, pictures: Pictures, seconds: float, rng: np.random.Generator) -> None:
-    """Train the shared networks for as long as there is time; says every half minute how fits end."""
+def teach(codec: Overfit, pictures: Pictures, seconds: float, rng: np.random.Generator) -> int:
+    """Train the shared networks for as long as there is time; says every half minute how fits end.
+
+    Returns the pixels of all steps of all fits.
+    """
     moving = [p for n, p in codec.named_parameters() if n.startswith(("common.", "own.")) and not n.endswith("up_w")]
     learner = Learner(torch.optim.Adam(moving, betas=(0.9, 0.99)), RATE)
     lessons = [Lesson(codec, pictures, rng) for _ in range(POOL)]
@@ -113,10 +117,11 @@ def teach(codec: Overfit, pictures: Pictures, seconds: float, rng: np.random.Gen
             shown = time.monotonic()
             _say(f"{(shown - start) / 60:5.1f} min  step {count}  {done} fits, the last end at {math.exp(ends):.4f}")
     learner.settle()
+    return count * SIDE**2
 
 
-def follow(codec: Overfit, pictures: Pictures, seconds: float, rng: np.random.Generator) -> None:
-    """Train the analysis network alone, as in an autoencoder, for as long as there is time."""
+def follow(codec: Overfit, pictures: Pictures, seconds: float, rng: np.random.Generator) -> int:
+    """Train the analysis network alone, as in an autoencoder, for as long as there is time; returns the pixels."""
     moving = list(codec.analysis.parameters())
     muon = Muon([p for p in moving if p.ndim == 4], [p for p in moving if p.ndim != 4], ANALYSIS_RATE)
     learner = Learner(muon, ANALYSIS_RATE)
@@ -139,6 +144,7 @@ def follow(codec: Overfit, pictures: Pictures, seconds: float, rng: np.random.Ge
             _say(f"{(shown - start) / 60:5.1f} min  step {count}  loss {mean:.4f} with the analysis alone")
     learner.settle()
     codec.requires_grad_(True).eval()
+    return count * ANALYSIS_BATCH * ANALYSIS_SIDE**2
 
 
 def _say(text: str) -> None:
@@ -153,8 +159,13 @@ def main(source: str, output: str, folder: str, minutes: str = "60") -> None:
     torch.manual_seed(0)
     checkpoint.load_shared(source, codec)
     pictures, rng, seconds = Pictures([folder]), np.random.default_rng(0), float(minutes) * 60
-    teach(codec, pictures, SHARE * seconds, rng)
-    follow(codec, pictures, (1 - SHARE) * seconds, rng)
+    start, cpu = time.monotonic(), time.process_time()
+    pixels = teach(codec, pictures, SHARE * seconds, rng) + follow(codec, pictures, (1 - SHARE) * seconds, rng)
+    spent = {"minutes": time.monotonic() - start, "core_minutes": time.process_time() - cpu}
+    leg = {k: round(v / 60, 1) for k, v in spent.items()} | {"megapixels": round(pixels / 1e6), "device": "cpu"}
+    progress = json.loads(metadata["progress"])
+    progress["legs"] = [*progress.get("legs", []), {"codec": codec.info["slug"], **leg}]
+    metadata["progress"] = json.dumps(progress)
     save_file({f"ema/{n}": p.detach().contiguous() for n, p in codec.named_parameters()}, Path(output), metadata)
 
 
