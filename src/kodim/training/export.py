@@ -2,7 +2,7 @@
 
 Writes `<codec>.<preset>.safetensors` (half-precision convolutions, frozen integer tables) and its TOML
 card. With PICTURES, a folder or data set to train on, the tables are fitted to what the codec codes of crops from
-there (:mod:`.calibrate`). Figures are added to the card by `benchmarks/card.py`, which measures them.
+there (:mod:`.calibrate`).
 """
 
 import hashlib

@@ -3,8 +3,8 @@
 As an autoencoder (:mod:`kodim.training.loop`) the shared networks learn to serve what the analysis network makes, which
 is far from what a fit ends at. Here many crops are being fitted side by side, as an encoder would fit them, and the
 shared networks learn, slowly, from where those latents have come to: first-order meta-learning, after Reptile (Nichol,
-Achiam, Schulman 2018, arXiv 1803.02999). That takes most of the time; in the rest the analysis network learns to serve
-what they have become. The autoencoder's loop comes first. The checkpoint's averaged weights are taken and written back.
+Achiam, Schulman 2018, arXiv 1803.02999). The analysis network learns to guess at once what fits come to. The
+autoencoder's loop comes first. The checkpoint's averaged weights are taken and written back.
 """
 
 import json
@@ -15,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
+from torch import Tensor
 
 from .. import weights
 from ..errors import KodimError
@@ -26,12 +28,11 @@ from . import checkpoint
 from .data import Pictures
 from .muon import Muon
 
-SHARE = 0.8  # of the time: on fitted latents
 SIDE, POOL = 256, 24  # of a crop; crops at a time
 STEPS = (120, 240, 480)  # of a crop's fit: one of these
-RIPE = 0.25  # share of a fit before the networks learn from it
+RIPE, DONE = 0.25, 0.6  # share of a fit before the networks, and the analysis network, learn from it
 BATCH, RATE, AVERAGE = 8, 2e-3, 0.005
-ANALYSIS_SIDE, ANALYSIS_BATCH, ANALYSIS_RATE = 256, 2, 1e-3
+ANALYSIS_RATE, ANALYSIS_EVERY = 1e-3, 4
 
 
 class Lesson:
@@ -41,6 +42,7 @@ class Lesson:
         x = pictures.crops(rng, 1, SIDE)
         self.level = torch.as_tensor(rng.uniform(0, codec.levels - 1, 1), dtype=torch.float32)
         weight = float(codec.distortion_weight(self.level))
+        self.x = x
         self.task = Task(x, (SIDE, SIDE), codec.sizes, codec.integers(self.level), weight)
         with torch.no_grad():
             guess = torch.cat([g.flatten() for g in codec.analysis(x, self.level)])
@@ -66,6 +68,12 @@ class Lesson:
         self.adam.zero_grad()
         self.age += 1
         return float(loss.detach())
+
+    def distance(self, codec: Overfit) -> Tensor:
+        """How far a guess of the analysis network is from these latents: Huber's, mean of the grids' means."""
+        wanted = self.task.split(self.latents.detach())
+        guess = codec.analysis(self.x, self.level)
+        return torch.stack([F.smooth_l1_loss(g, w) for g, w in zip(guess, wanted, strict=True)]).mean()
 
 
 class Learner:
@@ -94,15 +102,18 @@ class Learner:
 
 
 def teach(codec: Overfit, pictures: Pictures, seconds: float, rng: np.random.Generator) -> int:
-    """Train the shared networks for as long as there is time; says every half minute how fits end.
+    """Train shared networks and analysis for as long as there is time; says every half minute how fits end.
 
     Returns the pixels of all steps of all fits.
     """
     moving = [p for n, p in codec.named_parameters() if n.startswith(("common.", "own.")) and not n.endswith("up_w")]
     learner = Learner(torch.optim.Adam(moving, betas=(0.9, 0.99)), RATE)
+    moving = list(codec.analysis.parameters())
+    muon = Muon([p for p in moving if p.ndim == 4], [p for p in moving if p.ndim != 4], ANALYSIS_RATE)
+    guesser = Learner(muon, ANALYSIS_RATE)
     lessons = [Lesson(codec, pictures, rng) for _ in range(POOL)]
     start = shown = time.monotonic()
-    count, done, ends = 0, 0, 0.0
+    count, done, ends, far = 0, 0, 0.0, 0.0
     while (share := (time.monotonic() - start) / seconds) < 1:
         i = int(rng.integers(POOL))
         loss = lessons[i].step(codec)
@@ -113,38 +124,19 @@ def teach(codec: Overfit, pictures: Pictures, seconds: float, rng: np.random.Gen
         count += 1
         if count % BATCH == 0:
             learner.step(share)
+        ripe = [lesson for lesson in lessons if lesson.share >= DONE]
+        if count % ANALYSIS_EVERY == 0 and ripe:
+            distance = ripe[int(rng.integers(len(ripe)))].distance(codec)
+            distance.backward()
+            guesser.step(share)
+            far = 0.99 * (far or float(distance)) + 0.01 * float(distance)
         if time.monotonic() - shown > 30:
             shown = time.monotonic()
-            _say(f"{(shown - start) / 60:5.1f} min  step {count}  {done} fits, the last end at {math.exp(ends):.4f}")
+            _say(f"{(shown - start) / 60:5.1f} min  step {count}  {done} fits, the last end at {math.exp(ends):.4f}, "
+                 f"guesses are {far:.4f} away")  # fmt: skip
     learner.settle()
+    guesser.settle()
     return count * SIDE**2
-
-
-def follow(codec: Overfit, pictures: Pictures, seconds: float, rng: np.random.Generator) -> int:
-    """Train the analysis network alone, as in an autoencoder, for as long as there is time; returns the pixels."""
-    moving = list(codec.analysis.parameters())
-    muon = Muon([p for p in moving if p.ndim == 4], [p for p in moving if p.ndim != 4], ANALYSIS_RATE)
-    learner = Learner(muon, ANALYSIS_RATE)
-    for p in [*codec.common.parameters(), *codec.own.parameters()]:
-        p.requires_grad_(False)
-    codec.train()
-    start = shown = time.monotonic()
-    count, mean = 0, 0.0
-    while (share := (time.monotonic() - start) / seconds) < 1:
-        x = pictures.crops(rng, ANALYSIS_BATCH, ANALYSIS_SIDE)
-        level = torch.as_tensor(rng.uniform(0, codec.levels - 1, ANALYSIS_BATCH), dtype=torch.float32)
-        loss = codec.objective(x, codec(x, level * (100 / max(codec.levels - 1, 1))), level)["loss"]
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(moving, 1.0)
-        learner.step(share)
-        count += 1
-        mean += (float(loss.detach()) - mean) / min(count, 200)
-        if time.monotonic() - shown > 30:
-            shown = time.monotonic()
-            _say(f"{(shown - start) / 60:5.1f} min  step {count}  loss {mean:.4f} with the analysis alone")
-    learner.settle()
-    codec.requires_grad_(True).eval()
-    return count * ANALYSIS_BATCH * ANALYSIS_SIDE**2
 
 
 def _say(text: str) -> None:
@@ -160,7 +152,7 @@ def main(source: str, output: str, folder: str, minutes: str = "60") -> None:
     checkpoint.load_shared(source, codec)
     pictures, rng, seconds = Pictures([folder]), np.random.default_rng(0), float(minutes) * 60
     start, cpu = time.monotonic(), time.process_time()
-    pixels = teach(codec, pictures, SHARE * seconds, rng) + follow(codec, pictures, (1 - SHARE) * seconds, rng)
+    pixels = teach(codec, pictures, seconds, rng)
     spent = {"minutes": time.monotonic() - start, "core_minutes": time.process_time() - cpu}
     leg = {k: round(v / 60, 1) for k, v in spent.items()} | {"megapixels": round(pixels / 1e6), "device": "cpu"}
     progress = json.loads(metadata["progress"])
