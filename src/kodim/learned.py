@@ -82,7 +82,7 @@ class LearnedCodec:
         if effort is not None and not 1 <= effort <= len(codec.efforts):
             raise BadRequest(f"effort must lie in 1..{len(codec.efforts)}, not {effort}")
         quality = round(quality * 100) / 100
-        steps = codec.efforts[(effort or 1) - 1]
+        steps = codec.efforts[(effort or codec.usual_effort) - 1]
         thrift = codec.thrift if effort == 2 else 0.0
         steps = 0 if thrift else steps
         streams = self._streams(picture, quality, steps, thrift, goal)

@@ -199,7 +199,7 @@ def compress_to(
         not exactly one target, a target that makes no sense, or what `codec.encode` raises.
     """
     target, tolerance, aim = _goal(picture, bpp, psnr, ms_ssim)
-    if getattr(codec, "fits", False) and (effort or 1) > 1:
+    if getattr(codec, "fits", False) and effort != 1:
         return _fitted(codec, picture, effort, tolerance, bpp=bpp, psnr=psnr, ms_ssim=ms_ssim)
     files: dict[float, bytes] = {}
 
@@ -242,7 +242,7 @@ def _fitted(codec: ImageCodec, picture: Picture, effort: int | None, tolerance: 
     A wanted MS-SSIM is met without effort; the fit then keeps the PSNR that it took.
     """
     (kind,) = (k for k, v in wish.items() if v is not None)
-    start = compress_to(codec, picture, bpp=wish["bpp"], psnr=wish["psnr"], ms_ssim=wish["ms_ssim"])
+    start = compress_to(codec, picture, effort=1, bpp=wish["bpp"], psnr=wish["psnr"], ms_ssim=wish["ms_ssim"])
     psnr = measure_psnr(picture.pixels, codec.decode(start.data).pixels) if kind == "ms_ssim" else wish["psnr"]
     goal = Goal(bpp=wish["bpp"], psnr=psnr)
     data = codec.encode(picture, start.quality, effort=effort, goal=goal)  # type: ignore[call-arg]

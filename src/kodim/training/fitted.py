@@ -129,7 +129,8 @@ def teach(codec: Overfit, pictures: Pictures, seconds: float, rng: np.random.Gen
             distance = ripe[int(rng.integers(len(ripe)))].distance(codec)
             distance.backward()
             guesser.step(share)
-            far = 0.99 * (far or float(distance)) + 0.01 * float(distance)
+            now = float(distance.detach())
+            far = 0.99 * (far or now) + 0.01 * now
         if time.monotonic() - shown > 30:
             shown = time.monotonic()
             _say(f"{(shown - start) / 60:5.1f} min  step {count}  {done} fits, the last end at {math.exp(ends):.4f}, "
