@@ -68,8 +68,9 @@ class LearnedCodec:
         """The .kdm file of a picture.
 
         Args:
-            effort: 1, the default but of `overfit`, is one pass; more searches for better symbols (:mod:`kodim.refine`). Effort 2
-                rounds with an eye on the rate instead (:mod:`kodim.quantizers.rounding`) where that pays.
+            effort: 1, the default but of `overfit`, is one pass; more searches for better symbols
+                (:mod:`kodim.refine`). Effort 2 rounds with an eye on the rate instead
+                (:mod:`kodim.quantizers.rounding`) where that pays.
             goal: of a codec that `fits`: what it is to reach, and where to start.
 
         Raises:
