@@ -86,7 +86,6 @@ class Codec(nn.Module, ABC):
         grid: qualities that studies measure unless told otherwise; fewer of a codec that takes its time.
         refinable: whether an encoder may alter latents in search of cheaper ones (effort 2 and above).
         efforts: steps of that search at effort 1, 2, ..
-        usual_effort: where none is asked for.
         fits: the search adapts the codec itself to the picture, and can meet a goal on the way.
         stitched: tiles of a large picture code their cores alone; analysis and synthesis look over the borders. For
             programs with one grid of latents between `code.encoder` and `code.synthesis` (:mod:`kodim.stitch`).
@@ -106,7 +105,6 @@ class Codec(nn.Module, ABC):
     grid: ClassVar[tuple[float, ...]] = (0.0, 15.0, 30.0, 45.0, 60.0, 75.0, 90.0, 100.0)
     refinable: ClassVar[bool] = True
     efforts: ClassVar[Sequence[int]] = (0, 2, 4, 8, 15, 30, 60, 120, 250)  # each of about three decodes
-    usual_effort: ClassVar[int] = 1
     fits: ClassVar[bool] = False
     stitched: ClassVar[bool] = False
 

@@ -68,7 +68,7 @@ class LearnedCodec:
         """The .kdm file of a picture.
 
         Args:
-            effort: 1, the default but of `overfit`, is one pass; more searches for better symbols
+            effort: 1, the default, is one pass; more searches for better symbols
                 (:mod:`kodim.refine`). Effort 2 rounds with an eye on the rate instead
                 (:mod:`kodim.quantizers.rounding`) where that pays.
             goal: of a codec that `fits`: what it is to reach, and where to start.
@@ -83,7 +83,7 @@ class LearnedCodec:
         if effort is not None and not 1 <= effort <= len(codec.efforts):
             raise BadRequest(f"effort must lie in 1..{len(codec.efforts)}, not {effort}")
         quality = round(quality * 100) / 100
-        steps = codec.efforts[(effort or codec.usual_effort) - 1]
+        steps = codec.efforts[(effort or 1) - 1]
         thrift = codec.thrift if effort == 2 else 0.0
         steps = 0 if thrift else steps
         streams = self._streams(picture, quality, steps, thrift, goal)

@@ -199,7 +199,7 @@ def compress_to(
         not exactly one target, a target that makes no sense, or what `codec.encode` raises.
     """
     target, tolerance, aim = _goal(picture, bpp, psnr, ms_ssim)
-    if getattr(codec, "fits", False) and effort != 1:
+    if getattr(codec, "fits", False) and (effort or 1) > 1:
         return _fitted(codec, picture, effort, tolerance, bpp=bpp, psnr=psnr, ms_ssim=ms_ssim)
     files: dict[float, bytes] = {}
 

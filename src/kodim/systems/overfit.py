@@ -62,7 +62,6 @@ class Overfit(Codec):
     fits = True
     thrift = 0.0
     efforts = (0, 20, 60, 120, 250, 500, 900, 1800, 3600, 7000)
-    usual_effort = 3
     lambdas = (0.00077, 0.154)  # of the paper's MSE + lambda R: 2e-2 to 1e-4
 
     def __init__(self, context: int, features: int, hidden: int, residuals: int, levels: int) -> None:
