@@ -9,6 +9,7 @@ jobs on the machine the seconds say little; the rates do not change.
 """
 
 import argparse
+import atexit
 import csv
 import json
 import math
@@ -20,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from kodim import registry
 from kodim.errors import BadRequest
@@ -28,6 +28,7 @@ from kodim.learned import LearnedCodec
 from kodim.metrics import bd_rate, psnr
 from kodim.overfit import fit
 from kodim.picture import Picture, load
+from kodim.training.checkpoint import save_averaged
 
 FIELDS = ("picture", "codec", "effort", "quality", "bytes", "bpp", "psnr", "encode_s", "decode_s")
 CLASSICAL = ("jpeg", "jpeg2000", "webp", "heic", "avif")
@@ -89,13 +90,11 @@ def blank() -> LearnedCodec:
     for head in codec.analysis.heads:  # type: ignore[union-attr]
         for p in head.parameters():
             torch.nn.init.zeros_(p)
-    path = Path(tempfile.mkdtemp()) / "blank.safetensors"
-    tensors = {f"ema/{n}": p.detach().contiguous() for n, p in codec.named_parameters()}
-    save_file(
-        tensors,
-        path,
-        {"kodim": "checkpoint", "codec": entry.slug, "preset": codec.preset, "lambdas": json.dumps(codec.lambdas)},
-    )
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    path = Path(folder.name) / "blank.safetensors"
+    metadata = {"kodim": "checkpoint", "codec": entry.slug, "preset": codec.preset}
+    save_averaged(path, codec, metadata | {"lambdas": json.dumps(codec.lambdas)})
     return LearnedCodec(entry, codec.preset, path)
 
 

@@ -649,6 +649,7 @@ def test_train_errors(run: Callable[..., Run], tmp_path: Path) -> None:
     assert_one_line(run("train", "jpeg", "--data", tmp_path, *goal), "classical")
     assert_one_line(run("train", "minnen2018", "--data", tmp_path, "--minutes", 0, *goal), "--minutes")
     assert_one_line(run("train", "minnen2018", "--data", tmp_path, "--device", "abacus", *goal), "abacus")
+    assert_one_line(run("train", "minnen2018", "--data", tmp_path, "--drawn", 2, *goal), "--drawn")
     assert_one_line(run("train", "minnen2018", "--data", tmp_path, "--resume", tmp_path / "n", *goal), "no such file")
     assert_one_line(run("train", "minnen2018", "--data", tmp_path), "--output")
 

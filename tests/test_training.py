@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from PIL import Image
 
 import kodim
 from kodim import registry, weights
-from kodim.codec import Codec
+from kodim.codec import Codec, Output
 from kodim.errors import BadRequest, KodimError
 from kodim.learned import to_tensor
-from kodim.training import checkpoint
+from kodim.registry import weights_file
+from kodim.training import checkpoint, drawn, fitted, side
 from kodim.training.data import Pictures
 from kodim.training.export import export
 from kodim.training.loop import Diverged, TrainConfig, train
@@ -98,11 +100,11 @@ def test_cost_falls_and_the_result_is_a_codec(tiny, folder: Path, monkeypatch) -
 
 
 def test_export_fits_the_tables_to_pictures(tiny, folder: Path, monkeypatch) -> None:
-    run, fitted = str(folder.parent / "run.safetensors"), folder.parent / "fitted"
+    run, counted = str(folder.parent / "run.safetensors"), folder.parent / "counted"
     train(config(folder, max_steps=40))
-    fitted.mkdir()
+    counted.mkdir()
     monkeypatch.setattr("kodim.training.export.CROPS", 8)
-    files = [export(run, folder.parent, "none"), export(run, fitted, "some", str(folder))]
+    files = [export(run, folder.parent, "none"), export(run, counted, "some", str(folder))]
     picture = kodim.picture.load(np.asarray(Image.open(folder / "coffee.png"))[:256, :256])
     plain, better = (registry.get(str(f)).encode(picture, 60) for f in files)
     assert len(better) < len(plain)
@@ -235,6 +237,75 @@ def test_crops_are_pixels_of_the_pictures(folder: Path) -> None:
     again = Pictures([folder], folder.parent / "cache")
     assert torch.equal(again.crops(np.random.default_rng(0), 5, 32), batch)
     assert pictures.crops(np.random.default_rng(0), 1, 1000).shape == (1, 3, 1000, 1000)
+
+
+def test_some_crops_are_drawn(folder: Path) -> None:
+    """About the share that was asked for, each another one, and the rest as before."""
+    pictures = Pictures([folder], folder.parent / "cache")
+    few, all_drawn = (pictures.crops(np.random.default_rng(0), 100, 32, share) for share in (0.2, 1.0))
+    places = {pictures.crops(np.random.default_rng(0), 1, 32, share).numpy().tobytes() for share in (0.0, 1.0)}
+    assert len(places) == 2
+    assert all(float(batch.min()) >= 0 and float(batch.max()) <= 1 for batch in (few, all_drawn))
+    different = {crop.numpy().tobytes() for crop in all_drawn}
+    assert len(different) > 90  # one colour is all that some show
+
+    def hard(batch: torch.Tensor) -> float:
+        """Share of crops with many steps between neighbours as large as hardly any photograph has."""
+        steps = (batch[..., 1:] - batch[..., :-1]).abs().amax(1)
+        return float(((steps > 0.6).float().mean((1, 2)) > 0.02).float().mean())
+
+    assert hard(pictures.crops(np.random.default_rng(0), 100, 32)) < 0.05 < hard(few) < 0.3 < hard(all_drawn)
+
+
+@pytest.mark.parametrize("n", [16, 50, 192])
+def test_drawn_pictures_have_the_side_that_was_asked_for(n: int, monkeypatch) -> None:
+    rng, photo = np.random.default_rng(n), np.full((n, n, 3), 90, np.uint8)
+    for fonts in (drawn._fonts(), []):
+        monkeypatch.setattr(drawn, "_fonts", lambda fonts=fonts: fonts)
+        for _ in range(60):
+            picture = drawn.drawn(rng, n, photo)
+            assert picture.shape == (n, n, 3)
+            assert picture.dtype == np.uint8
+    assert (photo == 90).all()
+
+
+def test_a_ruined_picture_is_not_all_of_a_step(tiny) -> None:
+    """One picture whose loss is a million times the usual pulls no harder than one of `RUINED`; others are as ever."""
+    net = registry.create("minnen2018", preset="test", pretrained=False).train()
+    x, level = torch.rand(3, 3, 64, 64), torch.zeros(3)
+
+    def pulls(worst: float) -> tuple[float, torch.Tensor]:
+        x_hat = (x + torch.tensor([0.01, 0.02, worst])[:, None, None, None]).requires_grad_()
+        loss = net.objective(x, Output(x_hat, {"y": torch.full((3,), 4096.0)}, 64 * 64), level)["loss"]
+        loss.backward()
+        assert x_hat.grad is not None
+        return float(loss.detach()), x_hat.grad.square().sum((1, 2, 3)).sqrt()
+
+    usual, sane = pulls(0.02)
+    high, ruined = pulls(1e4)
+    assert usual < high < 50 * usual
+    assert torch.equal(sane[:2], ruined[:2])
+    assert float(ruined[2]) < float(sane[2])
+
+
+@pytest.mark.parametrize("module", [side, fitted])
+def test_lessons_refuse_before_time_is_spent(module: ModuleType, tiny, folder: Path, monkeypatch) -> None:
+    """Not a checkpoint, one of another system, an output that is a folder, minutes that are none: one line each."""
+    out, run = str(folder.parent / "out.safetensors"), str(folder.parent / "run.safetensors")
+    train(config(folder, max_steps=1))
+    for arguments, word in (
+        ((str(weights_file("balle2018", "compact")), out, str(folder)), "not a checkpoint"),
+        ((run, out, str(folder)), "minnen2018"),
+        ((run, str(folder), str(folder)), "directory"),
+        ((run, out, str(folder), "soon"), "MINUTES"),
+        ((run, out, str(folder), "-1"), "MINUTES"),
+        ((str(folder / "none"), out, str(folder)), "no such file"),
+        ((run, out), "CHECKPOINT OUTPUT PICTURES"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["", *arguments])
+        with pytest.raises(SystemExit, match=word):
+            checkpoint.lesson(module.main, module.__doc__)
+        assert not Path(out).exists()
 
 
 @pytest.mark.parametrize("shape", [(4, 30), (30, 4)])

@@ -68,12 +68,12 @@ def test_lower_bound_lets_values_climb() -> None:
     width=st.integers(1, 14),
     blocks=st.integers(1, 3),
     patch=st.sampled_from([64, 96]),
-    share=st.floats(0.01, 0.99),
+    share=st.floats(0.01, 0.2) | st.floats(0.9, 0.998),
 )
 def test_light_transforms_say_the_same_in_patches(
     height: int, width: int, blocks: int, patch: int, share: float
 ) -> None:
-    """Height and width in latents; every block is made to do something."""
+    """Height and width in latents; every block is made to do something; few places run wild, or nearly all."""
     torch.manual_seed(height * width)
     x = torch.rand(1, 3, 16 * height, 16 * width)
     level = torch.tensor([0.5])

@@ -27,6 +27,8 @@ from .refine import refine
 if TYPE_CHECKING:
     from .goal import Goal
 
+RUINED = 20.0  # a loss ten times the usual one
+
 
 @dataclass(frozen=True)
 class Output:
@@ -266,7 +268,8 @@ class Codec(nn.Module, ABC):
         """What training minimises, `loss`, and further terms for its log (scalars)."""
         mse = (out.x_hat.float() - x).square().mean((1, 2, 3)) * 255**2
         weight = self.distortion_weight(level)
-        return {"loss": (self.balance(level) * (out.bpp + weight * mse)).mean(), "mse": mse.mean()}
+        loss = self.balance(level) * (out.bpp + weight * mse)
+        return {"loss": _bounded(loss).mean(), "mse": mse.mean()}
 
     def balance(self, level: Tensor) -> Tensor:
         """Weight of each picture (B,) in the loss: cheap ones count as much as dear ones, percent for percent."""
@@ -296,3 +299,8 @@ class Codec(nn.Module, ABC):
     def _need_eval(self) -> None:
         if self.training:
             raise RuntimeError("call codec.eval() first: tables follow the weights only then")
+
+
+def _bounded(loss: Tensor) -> Tensor:
+    """Of each picture (B,); beyond `RUINED` only its logarithm, so that one picture gone wrong is not all of a step."""
+    return torch.where(loss < RUINED, loss, RUINED * (1 + (loss.clamp_min(RUINED) / RUINED).log()))

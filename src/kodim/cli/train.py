@@ -53,6 +53,9 @@ def train(
     ] = None,
     lr: Annotated[float, typer.Option(metavar="R", help="Learning rate at the start.")] = 1e-3,
     seed: Annotated[int, typer.Option(metavar="N", help="Of crops, noise and rates.")] = 0,
+    drawn: Annotated[
+        float, typer.Option(metavar="S", help="Share of crops that a program draws: text, charts, patterns, noise.")
+    ] = 0.0,
     compile_: Annotated[bool, typer.Option("--compile", help="Use torch.compile (worth it on a GPU).")] = False,
 ) -> None:
     """Train a learned codec on folders of pictures, for a given time."""
@@ -66,6 +69,8 @@ def train(
     for name, value in (("--lambda", lambda_), ("--lr", lr)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise BadRequest(f"{name} must be above 0, not {value:g}")
+    if not 0 <= drawn <= 1:
+        raise BadRequest(f"--drawn must lie in 0..1, not {drawn:g}")
     check_writable(output)
     _check_device(device)
     chosen = registry.get(codec)
@@ -90,6 +95,7 @@ def train(
             lambdas=(lambda_, lambda_) if lambda_ is not None else None,
             lr=lr,
             seed=seed,
+            drawn=drawn,
             compile=compile_,
         )
     )

@@ -105,8 +105,10 @@ class Task:
     def gradient(self, net: Net, values: Tensor, workers: Workers) -> Tensor:
         """Of the loss by the latents (n,); what moves in the networks gets its `grad`. Rate beside distortion."""
         zero = values.new_zeros(())
-        rate = lambda grids: self.loss(self.bits(net, grids), zero)  # noqa: E731
-        distortion = lambda grids: self.loss(zero, self.mse(net, grids))  # noqa: E731
+        terms = (
+            lambda grids: self.loss(zero, self.mse(net, grids)),  # the longer one first
+            lambda grids: self.loss(self.bits(net, grids), zero),
+        )
 
         def by_latents(term: Callable[[list[Tensor]], Tensor]) -> Tensor:
             own = values.detach().requires_grad_()
@@ -114,7 +116,7 @@ class Task:
             assert own.grad is not None
             return own.grad
 
-        first, second = workers.map(by_latents, (distortion, rate))
+        first, second = workers.map(by_latents, terms)
         return first.add_(second)
 
     @torch.no_grad()
@@ -154,7 +156,7 @@ def _descend(task: Task, state: State, steps: int, workers: Workers) -> State:
     latents = state.latents.clone().requires_grad_()
     moving = [n for n in state.net if tuned and not n.startswith("up")]
     net = {n: v.clone().requires_grad_(n in moving) for n, v in state.net.items()}
-    adam = torch.optim.Adam([latents], lr=LATENT_RATE, betas=(0.9, 0.99), fused=True)
+    adam = mover(latents)
     others = torch.optim.Adam([net[n] for n in moving], lr=NETWORK_RATE, betas=(0.9, 0.98)) if tuned else None
     noise = torch.randn(latents.numel() + 4096)
     best, every = state, min(CHECK, max(steps // CORRECTIONS, SOONEST)) if task.steers else CHECK
@@ -181,12 +183,22 @@ def _descend(task: Task, state: State, steps: int, workers: Workers) -> State:
             _price_changes(task, net)
         for optimiser, rate in ((adam if step < soft else None, LATENT_RATE), (others, NETWORK_RATE)):
             if optimiser is not None:
-                optimiser.param_groups[0]["lr"] = rate * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * pace(share))))
+                optimiser.param_groups[0]["lr"] = rate * annealed(pace(share))
                 optimiser.step()
                 optimiser.zero_grad()
     best = _checked(task, best, latents, net, 1.0)
     report(1.0, _words(best))
     return best
+
+
+def mover(latents: Tensor) -> torch.optim.Optimizer:
+    """The optimiser of latents."""
+    return torch.optim.Adam([latents], lr=LATENT_RATE, betas=(0.9, 0.99), fused=True)
+
+
+def annealed(share: float) -> float:
+    """The learning rates at a share of all steps, from 1 down to 0.03."""
+    return 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * share))
 
 
 @torch.no_grad()

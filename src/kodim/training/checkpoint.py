@@ -5,7 +5,10 @@ shipped) and `opt/<name>/<moment>`; the metadata holds codec, preset, progress a
 """
 
 import json
+import math
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..codec import Codec
-from ..errors import BadRequest
+from ..errors import BadRequest, KodimError
+from ..registry import create
 
 
 def save(
@@ -40,12 +44,31 @@ def save(
         "progress": json.dumps(progress),
         "config": json.dumps(config),
     }
+    _write(path, tensors, metadata)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         save_file({k: v.to("cpu").contiguous() for k, v in tensors.items()}, part, metadata=metadata)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_output(name: str | Path) -> Path:
+    """Find out before the training, not after it, that the result cannot be written."""
+    output = Path(name)
+    if output.is_dir():
+        raise BadRequest(f"{output} is a directory; -o names the checkpoint file")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        probe = output.with_name(f".{output.name}.{os.getpid()}.part")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BadRequest(f"{output}: cannot be written ({error.strerror})") from None
+    return output
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -97,3 +120,42 @@ def load_shared(path: str | Path, codec: nn.Module) -> tuple[int, list[dict[str,
                 p.copy_(value)
                 taken += 1
     return taken, json.loads(metadata.get("progress", "{}")).get("legs", [])
+
+
+def averaged(path: str | Path) -> tuple[Codec, dict[str, str]]:
+    """The codec that a checkpoint is of, with its averaged weights, and the metadata; BadRequest when it is none."""
+    _, metadata = read(path)
+    if metadata.get("kodim") != "checkpoint":
+        raise BadRequest(f"{path}: not a checkpoint of kodim (weights that were exported are none)")
+    codec = create(metadata["codec"], preset=metadata["preset"], pretrained=False)
+    load_shared(path, codec)
+    return codec, metadata
+
+
+def save_averaged(path: str | Path, codec: Codec, metadata: dict[str, str]) -> None:
+    """Write back what :func:`averaged` gave: a checkpoint to start from and to export, without moments to resume."""
+    _write(Path(path), {f"ema/{n}": p.detach() for n, p in codec.named_parameters()}, metadata)
+
+
+def lesson(main: Callable[..., None], usage: str | None) -> None:
+    """`python -m MODULE CHECKPOINT OUTPUT PICTURES [MINUTES]`, errors in one line: calls `main` with the arguments.
+
+    MINUTES reaches it as seconds.
+    """
+    if len(sys.argv) not in (4, 5):
+        sys.exit(usage)
+    try:
+        check_output(sys.argv[2])
+        main(*sys.argv[1:4], *(_seconds(minutes) for minutes in sys.argv[4:]))
+    except (KodimError, OSError) as error:
+        sys.exit(f"kodim: {error}")
+
+
+def _seconds(minutes: str) -> float:
+    try:
+        seconds = 60 * float(minutes)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise BadRequest(f"MINUTES must be a number above 0, not {minutes!r}")
+    return seconds

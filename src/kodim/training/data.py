@@ -20,6 +20,7 @@ from torch import Tensor
 from .. import datasets
 from ..datasets import Member, Place
 from ..errors import BadRequest, UnsupportedImage
+from .drawn import drawn as draw
 
 _UNREADABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError, UnsupportedImage, Image.DecompressionBombError)
 _AHEAD = 64  # members that are read before they are written
@@ -121,10 +122,11 @@ class Pictures:
         picture: np.ndarray = self.data[offset : offset + h * w * 3].reshape(h, w, 3)
         return picture
 
-    def crops(self, rng: np.random.Generator, batch: int, size: int) -> Tensor:
+    def crops(self, rng: np.random.Generator, batch: int, size: int, drawn: float = 0.0) -> Tensor:
         """A random batch (batch, 3, size, size) in [0, 1]: places uniform over all pixels, flipped and transposed.
 
-        Pictures smaller than `size` are extended by reflection.
+        Pictures smaller than `size` are extended by reflection. A share of about `drawn` is drawn by program instead
+        (:mod:`.drawn`).
         """
         out = np.empty((batch, size, size, 3), dtype=np.uint8)
         for i, k in enumerate(rng.choice(len(self.shapes), batch, p=self.weight)):
@@ -136,6 +138,8 @@ class Pictures:
             if rng.random() < 0.5:
                 crop = crop[:, ::-1]
             out[i] = crop.transpose(1, 0, 2) if rng.random() < 0.5 else crop
+            if drawn and rng.random() < drawn:
+                out[i] = draw(rng, size, out[i])
         return torch.from_numpy(out).permute(0, 3, 1, 2).float() / 255
 
 

@@ -11,18 +11,14 @@ import json
 import math
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
-from .. import weights
 from ..errors import KodimError
-from ..overfit.fit import LATENT_RATE, Task, softened
-from ..registry import create
+from ..overfit.fit import LATENT_RATE, Task, annealed, mover, softened
 from ..systems.overfit import Overfit
 from . import checkpoint
 from .data import Pictures
@@ -47,7 +43,7 @@ class Lesson:
         with torch.no_grad():
             guess = torch.cat([g.flatten() for g in codec.analysis(x, self.level)])
         self.latents = guess.requires_grad_()
-        self.adam = torch.optim.Adam([self.latents], lr=LATENT_RATE, betas=(0.9, 0.99), fused=True)
+        self.adam = mover(self.latents)
         self.steps, self.age = int(rng.choice(STEPS)), 0
 
     @property
@@ -63,7 +59,7 @@ class Lesson:
         grids = self.task.split(softened(self.latents, noise, self.share))
         loss = self.task.loss(self.task.bits(net, grids), self.task.mse(net, grids))
         loss.log().backward()
-        self.adam.param_groups[0]["lr"] = LATENT_RATE * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * self.share)))
+        self.adam.param_groups[0]["lr"] = LATENT_RATE * annealed(self.share)
         self.adam.step()
         self.adam.zero_grad()
         self.age += 1
@@ -104,68 +100,82 @@ class Learner:
 def teach(codec: Overfit, pictures: Pictures, seconds: float, rng: np.random.Generator) -> int:
     """Train shared networks and analysis for as long as there is time; says every half minute how fits end.
 
-    Returns the pixels of all steps of all fits.
+    Ctrl-C ends it early and keeps what was learned. Returns the pixels of all steps of all fits.
     """
-    moving = [p for n, p in codec.named_parameters() if n.startswith(("common.", "own.")) and not n.endswith("up_w")]
-    learner = Learner(torch.optim.Adam(moving, betas=(0.9, 0.99)), RATE)
-    moving = list(codec.analysis.parameters())
-    muon = Muon([p for p in moving if p.ndim == 4], [p for p in moving if p.ndim != 4], ANALYSIS_RATE)
+    shared = [p for n, p in codec.named_parameters() if n.startswith(("common.", "own.")) and not n.endswith("up_w")]
+    learner = Learner(torch.optim.Adam(shared, betas=(0.9, 0.99)), RATE)
+    analysis = list(codec.analysis.parameters())
+    muon = Muon([p for p in analysis if p.ndim == 4], [p for p in analysis if p.ndim != 4], ANALYSIS_RATE)
     guesser = Learner(muon, ANALYSIS_RATE)
-    lessons = [Lesson(codec, pictures, rng) for _ in range(POOL)]
+    course = Course(codec, pictures, rng, learner, guesser)
     start = shown = time.monotonic()
-    count, done, ends, far = 0, 0, 0.0, 0.0
-    while (share := (time.monotonic() - start) / seconds) < 1:
-        i = int(rng.integers(POOL))
-        loss = lessons[i].step(codec)
-        if lessons[i].age == lessons[i].steps:
-            done += 1
-            ends += (math.log(loss) - ends) / min(done, 50)
-            lessons[i] = Lesson(codec, pictures, rng)
-        count += 1
-        if count % BATCH == 0:
-            learner.step(share)
-        ripe = [lesson for lesson in lessons if lesson.share >= DONE]
-        if count % ANALYSIS_EVERY == 0 and ripe:
-            distance = ripe[int(rng.integers(len(ripe)))].distance(codec)
-            distance.backward()
-            guesser.step(share)
-            now = float(distance.detach())
-            far = 0.99 * (far or now) + 0.01 * now
-        if time.monotonic() - shown > 30:
-            shown = time.monotonic()
-            _say(f"{(shown - start) / 60:5.1f} min  step {count}  {done} fits, the last end at {math.exp(ends):.4f}, "
-                 f"guesses are {far:.4f} away")  # fmt: skip
+    try:
+        while (share := (time.monotonic() - start) / seconds) < 1:
+            course.step(share)
+            if time.monotonic() - shown > 30:
+                shown = time.monotonic()
+                _say(f"{(shown - start) / 60:5.1f} min  {course}")
+    except KeyboardInterrupt:
+        _say("stopped; what was learned is kept")
     learner.settle()
     guesser.settle()
-    return count * SIDE**2
+    return course.count * SIDE**2
+
+
+class Course:
+    """The crops that are being fitted, and who learns from them."""
+
+    def __init__(
+        self, codec: Overfit, pictures: Pictures, rng: np.random.Generator, learner: Learner, guesser: Learner
+    ) -> None:
+        self.codec, self.pictures, self.rng, self.learner, self.guesser = codec, pictures, rng, learner, guesser
+        self.lessons = [Lesson(codec, pictures, rng) for _ in range(POOL)]
+        self.count = self.done = 0
+        self.end = self.far = 0.0  # moving averages: logarithm of a fit's last loss, distance of the guesses
+
+    def step(self, share: float) -> None:
+        """One step of one crop's fit; now and then one of the networks. `share` of the time is gone."""
+        i = int(self.rng.integers(POOL))
+        loss = self.lessons[i].step(self.codec)
+        if self.lessons[i].age == self.lessons[i].steps:
+            self.done += 1
+            self.end += (math.log(loss) - self.end) / min(self.done, 50)
+            self.lessons[i] = Lesson(self.codec, self.pictures, self.rng)
+        self.count += 1
+        if self.count % BATCH == 0:
+            self.learner.step(share)
+        ripe = [lesson for lesson in self.lessons if lesson.share >= DONE]
+        if self.count % ANALYSIS_EVERY == 0 and ripe:
+            distance = ripe[int(self.rng.integers(len(ripe)))].distance(self.codec)
+            distance.backward()
+            self.guesser.step(share)
+            now = float(distance.detach())
+            self.far = 0.99 * (self.far or now) + 0.01 * now
+
+    def __str__(self) -> str:
+        ends = f", which end at {math.exp(self.end):.4f}" if self.done else ""
+        far = f", guesses are {self.far:.4f} away" if self.far else ""
+        return f"step {self.count}, {self.done} fits{ends}{far}"
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def main(source: str, output: str, folder: str, minutes: str = "60") -> None:
-    metadata = weights.describe(source)
-    codec = create(metadata["codec"], preset=metadata["preset"], pretrained=False)
+def main(source: str, output: str, folder: str, seconds: float = 3600) -> None:
+    codec, metadata = checkpoint.averaged(source)
     if not isinstance(codec, Overfit):
         raise KodimError(f"{source}: of {metadata['codec']}, which is not fitted to pictures")
     torch.manual_seed(0)
-    checkpoint.load_shared(source, codec)
-    pictures, rng, seconds = Pictures([folder]), np.random.default_rng(0), float(minutes) * 60
+    pictures, rng = Pictures([folder]), np.random.default_rng(0)
     start, cpu = time.monotonic(), time.process_time()
     pixels = teach(codec, pictures, seconds, rng)
     spent = {"minutes": time.monotonic() - start, "core_minutes": time.process_time() - cpu}
     leg = {k: round(v / 60, 1) for k, v in spent.items()} | {"megapixels": round(pixels / 1e6), "device": "cpu"}
-    progress = json.loads(metadata["progress"])
+    progress = json.loads(metadata.get("progress", "{}"))
     progress["legs"] = [*progress.get("legs", []), {"codec": codec.info["slug"], **leg}]
-    metadata["progress"] = json.dumps(progress)
-    save_file({f"ema/{n}": p.detach().contiguous() for n, p in codec.named_parameters()}, Path(output), metadata)
+    checkpoint.save_averaged(output, codec, metadata | {"progress": json.dumps(progress)})
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (4, 5):
-        sys.exit(__doc__)
-    try:
-        main(*sys.argv[1:])
-    except (KodimError, OSError) as error:
-        sys.exit(f"kodim: {error}")
+    checkpoint.lesson(main, __doc__)

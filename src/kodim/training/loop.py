@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..codec import Codec
-from ..errors import BadRequest, KodimError
+from ..errors import KodimError
 from ..registry import create
 from . import checkpoint
 from .data import Pictures
@@ -39,7 +39,8 @@ class Diverged(KodimError):
 
 @dataclass
 class TrainConfig:
-    """One leg of training. `stages` are (share of the budget, crop side, batch per process)."""
+    """One leg of training. `stages` are (share of the budget, crop side, batch per process); `drawn` is the share of
+    crops that are drawn by program (:mod:`.drawn`)."""
 
     codec: str
     data: list[str]
@@ -61,6 +62,7 @@ class TrainConfig:
     compile: bool = False
     threads: int = 0
     lambdas: tuple[float, float] | None = None
+    drawn: float = 0.0
     checkpoint_minutes: float = 3.0
     cache: str | None = None
     max_steps: int | None = None
@@ -85,7 +87,7 @@ def train(config: TrainConfig) -> State:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed + rank)
-    output = _check_output(config.output)
+    output = checkpoint.check_output(config.output)
     pictures = Pictures(config.data, config.cache)
     codec = create(config.codec, preset=config.preset, pretrained=False)
     if config.lambdas:
@@ -176,7 +178,7 @@ class Leg:
         """One optimiser step; returns the terms of the loss, for the log."""
         config, codec = self.config, self.codec
         crop, batch = next((c, b) for s, c, b in reversed(config.stages) if share >= s)
-        x = self.pictures.crops(self.rng, batch, crop).to(self.device, non_blocking=True)
+        x = self.pictures.crops(self.rng, batch, crop, config.drawn).to(self.device, non_blocking=True)
         x = x.contiguous(memory_format=torch.channels_last)
         level = torch.rand(batch, device=self.device) * (codec.levels - 1)
         for group in self.optimiser.param_groups:
@@ -312,21 +314,6 @@ def _broadcast(codec: Codec, world: int) -> None:
     if world > 1:
         for p in codec.parameters():
             dist.broadcast(p.data, 0)
-
-
-def _check_output(name: str) -> Path:
-    """Find out before the training, not after it, that the result cannot be written."""
-    output = Path(name)
-    if output.is_dir():
-        raise BadRequest(f"{output} is a directory; -o names the checkpoint file")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        probe = output.with_name(f".{output.name}.{os.getpid()}.part")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise BadRequest(f"{output}: cannot be written ({error.strerror})") from None
-    return output
 
 
 def _say(text: str) -> None:

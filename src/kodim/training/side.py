@@ -6,21 +6,16 @@ does not change: only bits are saved. The checkpoint's averaged weights are take
 """
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from .. import weights
 from ..coding.sites import BoundPrior, Estimate, Train
 from ..errors import KodimError
-from ..registry import create
 from ..systems.kodim import Kodim
 from . import checkpoint
 from .data import Pictures
@@ -121,26 +116,19 @@ def fit(codec: Kodim, samples: list[Sample], seconds: float, rng: np.random.Gene
     return before, judge()
 
 
-def main(source: str, output: str, folder: str, minutes: str = "4") -> None:
-    metadata = weights.describe(source)
-    codec = create(metadata["codec"], preset=metadata["preset"], pretrained=False)
+def main(source: str, output: str, folder: str, seconds: float = 240) -> None:
+    codec, metadata = checkpoint.averaged(source)
     if not isinstance(codec, Kodim):
         raise KodimError(f"{source}: of {metadata['codec']}, which has no context of side information")
     torch.manual_seed(0)
-    checkpoint.load_shared(source, codec)
-    rng, seconds = np.random.default_rng(0), float(minutes) * 60
+    rng = np.random.default_rng(0)
     samples = collect(codec, Pictures([folder]), SHARE * seconds, rng)
     if len(samples) < FEWEST:
         raise KodimError(f"{len(samples)} pictures in {SHARE * seconds:.0f} s are too few to learn from")
     before, after = fit(codec, samples, (1 - SHARE) * seconds, rng)
-    save_file({f"ema/{n}": p.detach().contiguous() for n, p in codec.named_parameters()}, Path(output), metadata)
+    checkpoint.save_averaged(output, codec, metadata)
     print(f"{output}: {len(samples)} pictures, {before:.1f} -> {after:.1f} bits for 64x64 pixels")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (4, 5):
-        sys.exit(__doc__)
-    try:
-        main(*sys.argv[1:])
-    except (KodimError, OSError) as error:
-        sys.exit(f"kodim: {error}")
+    checkpoint.lesson(main, __doc__)
