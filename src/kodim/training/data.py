@@ -139,7 +139,7 @@ class Pictures:
                 crop = crop[:, ::-1]
             out[i] = crop.transpose(1, 0, 2) if rng.random() < 0.5 else crop
             if drawn and rng.random() < drawn:
-                out[i] = draw(rng, size, out[i])
+                out[i] = draw(rng, out[i])
         return torch.from_numpy(out).permute(0, 3, 1, 2).float() / 255
 
 

@@ -19,49 +19,31 @@ Colour = tuple[int, int, int]
 LETTERS = "eeeettttaaaooonnniiissrrhhdlucmfwygpbvkxqjzETAOINSHRDL0123456789.,;:!?()[]+-=/%&@#"
 
 
-def drawn(rng: np.random.Generator, side: int, photo: Pixels) -> Pixels:
-    """One picture (side, side, 3).
-
-    Args:
-        photo: (side, side, 3), for what is drawn on photographs, or is one in few colours.
-    """
-    if rng.random() < 0.25:  # a screen: windows of different kinds
-        return _windows(rng, side, photo)
-    return _one(rng, side, photo)
+def drawn(rng: np.random.Generator, photo: Pixels) -> Pixels:
+    """A picture of the size of `photo` (n, n, 3), which some are drawn on and some show in few colours."""
+    if rng.random() < WINDOWS:
+        return _windows(rng, photo)
+    return _one(rng, photo)
 
 
-def _one(rng: np.random.Generator, side: int, photo: Pixels) -> Pixels:
-    kind = rng.choice(9, p=(0.25, 0.15, 0.15, 0.1, 0.05, 0.1, 0.05, 0.1, 0.05))
-    if kind == 0:
-        return _text(rng, _flat(rng, side))
-    if kind == 1:
-        return _shapes(rng, _flat(rng, side))
-    if kind == 2:
-        return _pattern(rng, side)
-    if kind == 3:
-        return _noise(rng, side)
-    if kind == 4:
-        return _blocks(rng, side)
-    if kind == 5:
-        return _few_colours(rng, photo)
-    if kind == 6:
-        return _ramp(rng, side)
-    if kind == 7:
-        return _text(rng, photo)
-    return _shapes(rng, photo)
+def _one(rng: np.random.Generator, photo: Pixels) -> Pixels:
+    paint, _ = KINDS[int(rng.choice(len(KINDS), p=[share for _, share in KINDS]))]
+    return paint(rng, photo)
 
 
-def _windows(rng: np.random.Generator, side: int, photo: Pixels) -> Pixels:
-    out = _flat(rng, side)
+def _windows(rng: np.random.Generator, photo: Pixels) -> Pixels:
+    """A screen: parts of different kinds, some of them framed."""
+    out, side = _flat(rng, photo), len(photo)
     for _ in range(int(rng.integers(2, 6))):
         height, width = (int(v) for v in rng.integers(side // 8, side, 2))
         top, left = int(rng.integers(side - height + 1)), int(rng.integers(side - width + 1))
         part = (slice(top, top + height), slice(left, left + width))
-        out[part] = _one(rng, side, photo)[part]
+        out[part] = _one(rng, photo)[part]
         if rng.random() < 0.5:
-            draw_on, ink = Image.fromarray(out), _colour(rng)
-            ImageDraw.Draw(draw_on).rectangle((left, top, left + width - 1, top + height - 1), outline=ink)
-            out = np.array(draw_on)
+            framed = Image.fromarray(out)
+            box = (left, top, left + width - 1, top + height - 1)
+            ImageDraw.Draw(framed).rectangle(box, outline=_colour(rng))
+            out = np.array(framed)
     return out
 
 
@@ -83,8 +65,8 @@ def _two(rng: np.random.Generator) -> npt.NDArray[np.int64]:
     return np.stack([first, second if np.abs(first - second).max() > 16 else 255 - first])
 
 
-def _flat(rng: np.random.Generator, side: int) -> Pixels:
-    return np.full((side, side, 3), _colour(rng), np.uint8)
+def _flat(rng: np.random.Generator, photo: Pixels) -> Pixels:
+    return np.full_like(photo, _colour(rng))
 
 
 @cache
@@ -153,8 +135,9 @@ def _shapes(rng: np.random.Generator, ground: Pixels) -> Pixels:
     return np.array(image.resize((side, side), Image.Resampling.BOX) if scale > 1 else image)
 
 
-def _pattern(rng: np.random.Generator, side: int) -> Pixels:
+def _pattern(rng: np.random.Generator, photo: Pixels) -> Pixels:
     """Stripes, chessboards, grids and dots of a period of 1 to 16 pixels, upright or aslant, in two colours."""
+    side = len(photo)
     y, x = np.mgrid[:side, :side].astype(np.float64)
     if rng.random() < 0.25:
         angle = rng.uniform(0, np.pi)
@@ -177,8 +160,9 @@ def _pattern(rng: np.random.Generator, side: int) -> Pixels:
     return _two(rng)[mask.astype(np.int64)].astype(np.uint8)
 
 
-def _noise(rng: np.random.Generator, side: int) -> Pixels:
+def _noise(rng: np.random.Generator, photo: Pixels) -> Pixels:
     """White noise: two values or many, grey or coloured, on every pixel or on few, fine or in squares."""
+    side = len(photo)
     size = int(rng.choice((1, 1, 1, 2, 4)))
     n, planes = -(-side // size), int(rng.choice((1, 3)))
     kind = rng.integers(4)
@@ -195,16 +179,18 @@ def _noise(rng: np.random.Generator, side: int) -> Pixels:
     return values.repeat(size, 0).repeat(size, 1)[:side, :side].astype(np.uint8)
 
 
-def _blocks(rng: np.random.Generator, side: int) -> Pixels:
+def _blocks(rng: np.random.Generator, photo: Pixels) -> Pixels:
     """Squares in the colours of a small palette."""
+    side = len(photo)
     size = int(rng.choice((2, 3, 4, 6, 8, 16)))
     palette = np.array([_colour(rng) for _ in range(int(rng.integers(2, 9)))], np.uint8)
     n = -(-side // size)
     return palette[rng.integers(len(palette), size=(n, n))].repeat(size, 0).repeat(size, 1)[:side, :side]
 
 
-def _ramp(rng: np.random.Generator, side: int) -> Pixels:
+def _ramp(rng: np.random.Generator, photo: Pixels) -> Pixels:
     """From one colour to another, smoothly or in steps."""
+    side = len(photo)
     y, x = np.mgrid[:side, :side] / side
     angle = rng.choice((0.0, np.pi / 2, rng.uniform(0, 2 * np.pi)))
     share = np.cos(angle) * x + np.sin(angle) * y
@@ -225,3 +211,25 @@ def _few_colours(rng: np.random.Generator, photo: Pixels) -> Pixels:
         return np.array(image.quantize(int(rng.choice((4, 16, 64)))).convert("RGB"))
     step = 255 / int(rng.integers(1, 6))
     return np.rint(np.rint(photo / step) * step).astype(np.uint8)
+
+
+def _page(rng: np.random.Generator, photo: Pixels) -> Pixels:
+    return _text(rng, _flat(rng, photo))
+
+
+def _chart(rng: np.random.Generator, photo: Pixels) -> Pixels:
+    return _shapes(rng, _flat(rng, photo))
+
+
+WINDOWS = 0.25  # share of pictures that are put together
+KINDS = (
+    (_page, 0.25),
+    (_chart, 0.15),
+    (_pattern, 0.15),
+    (_noise, 0.1),
+    (_few_colours, 0.1),
+    (_text, 0.1),
+    (_shapes, 0.05),
+    (_blocks, 0.05),
+    (_ramp, 0.05),
+)
