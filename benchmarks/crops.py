@@ -1,10 +1,11 @@
 """Crops side by side at equal size, for the eye: `python benchmarks/crops.py [OUT_FOLDER]`, default docs/images.
 
 Photographs of scikit-image at 0.15, 0.3 and 0.6 bits per pixel, one sheet each: kodim (one pass) beside HEIC, AVIF,
-WebP and JPEG, every codec asked for the same size. Writes crops-<name>.webp.
+WebP and JPEG, every codec asked for the same size. Writes crops-<name>.webp. With `--overfit EFFORT` the sheets show
+that codec, fitted for minutes, beside kodim, HEIC and AVIF: overfit-<name>.webp.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import skimage.data
@@ -16,6 +17,7 @@ from kodim.picture import Picture, load
 
 RATES = (0.15, 0.3, 0.6)
 COLUMNS = ("kodim", "heic", "avif", "webp", "jpeg-420")
+BESIDE_OVERFIT = ("overfit", "kodim", "heic", "avif")
 DETAILS = {  # name -> left and top of the detail
     "astronaut": (150, 60),
     "coffee": (210, 120),
@@ -25,16 +27,17 @@ WIDTH, HEIGHT, ZOOM = 160, 128, 2
 MARGIN, CAPTION = 8, 40
 
 
-def sheet(photo: Picture, corner: tuple[int, int]) -> Image.Image:
+def sheet(photo: Picture, corner: tuple[int, int], columns: tuple[str, ...], effort: int | None) -> Image.Image:
+    """Original and `columns`; `effort` is that of overfit."""
     box = (*corner, corner[0] + WIDTH, corner[1] + HEIGHT)
     step = (WIDTH * ZOOM + MARGIN, HEIGHT * ZOOM + CAPTION + MARGIN)
-    page = Image.new("RGB", (MARGIN + step[0] * (len(COLUMNS) + 1), MARGIN + step[1] * len(RATES)), "white")
+    page = Image.new("RGB", (MARGIN + step[0] * (len(columns) + 1), MARGIN + step[1] * len(RATES)), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=15)
     for row, wanted in enumerate(RATES):
         cells = [(photo.image(), f"original\n{8 * 3} bpp")]
-        for slug in COLUMNS:
+        for slug in columns:
             codec = registry.get(slug)
-            found = rate.compress_to(codec, photo, bpp=wanted)
+            found = rate.compress_to(codec, photo, bpp=wanted, effort=effort if slug == "overfit" else None)
             decoded = codec.decode(found.data)
             note = "" if found.status == "met" else " (its least)"
             label = f"{slug}\n{found.bpp:.3f} bpp{note}  {psnr(photo.pixels, decoded.pixels):.2f} dB"
@@ -47,10 +50,14 @@ def sheet(photo: Picture, corner: tuple[int, int]) -> Image.Image:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent / "docs" / "images")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parent.parent / "docs" / "images")
+    parser.add_argument("--overfit", type=int, metavar="EFFORT")
+    args = parser.parse_args()
+    kind, columns = ("overfit", BESIDE_OVERFIT) if args.overfit else ("crops", COLUMNS)
     for name, corner in DETAILS.items():
-        path = folder / f"crops-{name}.webp"
-        sheet(load(getattr(skimage.data, name)()), corner).save(path, quality=92, method=6)
+        path = args.folder / f"{kind}-{name}.webp"
+        sheet(load(getattr(skimage.data, name)()), corner, columns, args.overfit).save(path, quality=92, method=6)
         print(path, path.stat().st_size, flush=True)
 
 

@@ -50,19 +50,20 @@ def _windows(rng: np.random.Generator, photo: Pixels) -> Pixels:
 def _colour(rng: np.random.Generator) -> Colour:
     """Black, white, a grey, a pure colour or any."""
     kind = rng.random()
-    if kind < 0.5:
+    if kind < 0.45:
         return ((0, 0, 0), (255, 255, 255))[int(rng.integers(2))]
-    if kind < 0.6:
+    if kind < 0.52:
         return (int(rng.integers(256)),) * 3
     r, g, b = (rng.integers(2, size=3) * 255) if kind < 0.75 else rng.integers(256, size=3)
     return int(r), int(g), int(b)
 
 
 def _two(rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Two colours (2, 3), unlike each other."""
+    """Two colours (2, 3), unlike each other; often opposite ones, which photographs show least of all."""
     first = np.array(_colour(rng))
     second = np.array(_colour(rng))
-    return np.stack([first, second if np.abs(first - second).max() > 16 else 255 - first])
+    opposite = rng.random() < 0.3 or np.abs(first - second).max() <= 16
+    return np.stack([first, 255 - first if opposite else second])
 
 
 def _flat(rng: np.random.Generator, photo: Pixels) -> Pixels:
