@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from skimage import data
 
 from kodim import registry
@@ -208,7 +208,22 @@ def _drawn() -> dict[str, np.ndarray]:
     drawn |= {f"stripes of {n}": x // n % 2 for n in (1, 3, 16)}
     drawn["print"] = (rng.random((20, 20)) > 0.3).repeat(8, 0).repeat(8, 1)
     drawn["noise"] = rng.random((160, 160)) > 0.5
-    return {name: np.repeat(np.uint8(255 * values)[..., None], 3, 2) for name, values in drawn.items()}
+    return {name: np.repeat(np.uint8(255 * values)[..., None], 3, 2) for name, values in drawn.items()} | {
+        "chart": _chart(rng)
+    }
+
+
+def _chart(rng: np.random.Generator) -> np.ndarray:
+    """Coloured lines and text on white."""
+    image = Image.new("RGB", (160, 160), "white")
+    pen = ImageDraw.Draw(image)
+    for y in range(10, 150, 20):
+        pen.line((10, y, 155, y), (200, 200, 200))
+    for k, ink in enumerate(("blue", "orange", "green", "red")):
+        heights = 80 + np.cumsum(rng.normal(0, 6, 30))
+        pen.line([(10 + 5 * i, float(y)) for i, y in enumerate(heights)], ink, 2)
+        pen.text((110, 12 + 12 * k), f"row {k}", fill=ink)
+    return np.array(image)
 
 
 @pytest.mark.parametrize("name", _drawn())

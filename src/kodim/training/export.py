@@ -41,7 +41,7 @@ def export(checkpoint: str | Path, folder: str | Path, data: str, pictures: str 
 
 def _card(metadata: dict[str, str], codec: Codec, path: Path, fingerprint: bytes, data: str) -> str:
     progress, config = json.loads(metadata["progress"]), json.loads(metadata["config"])
-    kept = ("lr", "final_lr", "ema", "clip", "bf16_until", "stages", "seed")
+    kept = ("lr", "final_lr", "ema", "clip", "bf16_until", "stages", "seed", "drawn")
     lines = [
         f'codec = "{metadata["codec"]}"',
         f'preset = "{metadata["preset"]}"',
