@@ -39,7 +39,7 @@ def sheet(photo: Picture, corner: tuple[int, int], columns: tuple[str, ...], eff
             codec = registry.get(slug)
             found = rate.compress_to(codec, photo, bpp=wanted, effort=effort if slug == "overfit" else None)
             decoded = codec.decode(found.data)
-            note = "" if found.status == "met" else " (its least)"
+            note = " (its least)" if found.status == "lowest" else ""
             label = f"{slug}\n{found.bpp:.3f} bpp{note}  {psnr(photo.pixels, decoded.pixels):.2f} dB"
             cells.append((decoded.image(), label))
         for column, (image, label) in enumerate(cells):
