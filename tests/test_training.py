@@ -263,7 +263,7 @@ def test_drawn_pictures_have_the_side_that_was_asked_for(n: int, monkeypatch) ->
     for fonts in (drawn._fonts(), []):
         monkeypatch.setattr(drawn, "_fonts", lambda fonts=fonts: fonts)
         for _ in range(60):
-            picture = drawn.drawn(rng, photo)
+            picture = drawn.draw(rng, photo)
             assert picture.shape == (n, n, 3)
             assert picture.dtype == np.uint8
     assert (photo == 90).all()

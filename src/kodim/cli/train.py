@@ -54,7 +54,7 @@ def train(
     lr: Annotated[float, typer.Option(metavar="R", help="Learning rate at the start.")] = 1e-3,
     seed: Annotated[int, typer.Option(metavar="N", help="Of crops, noise and rates.")] = 0,
     drawn: Annotated[
-        float, typer.Option(metavar="S", help="Share of crops that a program draws: text, charts, patterns, noise.")
+        float, typer.Option(metavar="S", help="Share of crops, 0 to 1, that are drawn: text, charts, noise.")
     ] = 0.0,
     compile_: Annotated[bool, typer.Option("--compile", help="Use torch.compile (worth it on a GPU).")] = False,
 ) -> None:

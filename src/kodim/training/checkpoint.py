@@ -60,7 +60,7 @@ def check_output(name: str | Path) -> Path:
     """Find out before the training, not after it, that the result cannot be written."""
     output = Path(name)
     if output.is_dir():
-        raise BadRequest(f"{output} is a directory; -o names the checkpoint file")
+        raise BadRequest(f"{output} is a directory; the output is a file, the checkpoint")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         probe = output.with_name(f".{output.name}.{os.getpid()}.part")
@@ -112,6 +112,11 @@ def load_shared(path: str | Path, codec: nn.Module) -> tuple[int, list[dict[str,
     Returns how many they were, and the legs of training that made them.
     """
     tensors, metadata = read(path)
+    return _take(tensors, codec), json.loads(metadata.get("progress", "{}")).get("legs", [])
+
+
+def _take(tensors: dict[str, Tensor], codec: nn.Module) -> int:
+    """Take over averaged tensors of equal name and shape; returns how many they were."""
     taken = 0
     with torch.no_grad():
         for name, p in codec.named_parameters():
@@ -119,16 +124,16 @@ def load_shared(path: str | Path, codec: nn.Module) -> tuple[int, list[dict[str,
             if value is not None and value.shape == p.shape:
                 p.copy_(value)
                 taken += 1
-    return taken, json.loads(metadata.get("progress", "{}")).get("legs", [])
+    return taken
 
 
 def averaged(path: str | Path) -> tuple[Codec, dict[str, str]]:
     """The codec that a checkpoint is of, with its averaged weights, and the metadata; BadRequest when it is none."""
-    _, metadata = read(path)
+    tensors, metadata = read(path)
     if metadata.get("kodim") != "checkpoint":
         raise BadRequest(f"{path}: not a checkpoint of kodim (weights that were exported are none)")
     codec = create(metadata["codec"], preset=metadata["preset"], pretrained=False)
-    load_shared(path, codec)
+    _take(tensors, codec)
     return codec, metadata
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from .. import datasets
 from ..datasets import Member, Place
 from ..errors import BadRequest, UnsupportedImage
-from .drawn import drawn as draw
+from .drawn import draw
 
 _UNREADABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError, UnsupportedImage, Image.DecompressionBombError)
 _AHEAD = 64  # members that are read before they are written

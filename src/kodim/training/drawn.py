@@ -19,7 +19,7 @@ Colour = tuple[int, int, int]
 LETTERS = "eeeettttaaaooonnniiissrrhhdlucmfwygpbvkxqjzETAOINSHRDL0123456789.,;:!?()[]+-=/%&@#"
 
 
-def drawn(rng: np.random.Generator, photo: Pixels) -> Pixels:
+def draw(rng: np.random.Generator, photo: Pixels) -> Pixels:
     """A picture of the size of `photo` (n, n, 3), which some are drawn on and some show in few colours."""
     if rng.random() < WINDOWS:
         return _windows(rng, photo)
