@@ -133,6 +133,35 @@ def test_init_takes_over_what_fits(tiny, folder: Path) -> None:
     assert checkpoint.load_shared(out, registry.create("balle2018", pretrained=False))[0] < taken
 
 
+def test_init_from_exported_and_from_shipped_weights(tiny, folder: Path) -> None:
+    run = folder.parent / "run.safetensors"
+    train(config(folder, max_steps=3))
+    exported = export(str(run), folder.parent, "none")
+    net = registry.create("minnen2018", preset="test", pretrained=False)
+    taken, legs = checkpoint.load_shared(exported, net)
+    assert taken == len(list(net.parameters()))
+    assert legs[0]["codec"] == "minnen2018"
+    for name, value in registry.get(str(exported)).codec.named_parameters():
+        assert torch.equal(net.get_parameter(name), value)
+    shipped, fresh = (registry.create("kodim", pretrained=p) for p in (True, False))
+    taken, legs = checkpoint.load_shared("kodim", fresh)
+    assert taken == len(list(fresh.parameters()))
+    assert legs == registry.weights_card("kodim", "compact")["legs"]
+    for name, value in shipped.named_parameters():
+        assert torch.equal(fresh.get_parameter(name), value)
+
+
+@pytest.mark.parametrize("source", ["nothing.safetensors", "minnen2018:huge", "no-such-system", "folder/kodim", "jpeg"])
+def test_init_says_what_it_cannot_find(tiny, source: str, folder: Path) -> None:
+    with pytest.raises(kodim.KodimError, match=source):
+        train(config(folder, init=source))
+
+
+def test_init_from_a_system_that_shares_nothing(tiny, folder: Path) -> None:
+    with pytest.raises(kodim.BadRequest, match="none of its tensors"):
+        train(config(folder, init="overfit"))
+
+
 def test_killed_run_leaves_its_last_checkpoint(folder: Path) -> None:
     out = folder.parent / "run.safetensors"
     program = (

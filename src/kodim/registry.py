@@ -99,8 +99,13 @@ def weights_file(slug: str, preset: str) -> Path:
 
 def weights_card(slug: str, preset: str) -> dict[str, Any]:
     """What the TOML card beside the shipped weights says (data, legs of training, parameters); {} without a card."""
-    path = weights_file(slug, preset).with_suffix(".toml")
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return card_of(weights_file(slug, preset))
+
+
+def card_of(path: Path) -> dict[str, Any]:
+    """What the TOML card beside a weights file says; {} without a card."""
+    card = path.with_suffix(".toml")
+    return tomllib.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
 
 
 def training_spent(card: Mapping[str, Any]) -> dict[str, float]:

@@ -18,6 +18,8 @@ kodim train minnen2018 --data photos/ --minutes 60 -o mine.ckpt
 
 kodim train minnen2018 --data div2k --data shards/000.tar -o mine.ckpt  →  sets by name, archives
 
+kodim train kodim --data photos/ --init kodim --lr 0.002 -o mine.ckpt  →  from the weights that ship
+
 kodim train minnen2018 --data photos/ --resume mine.ckpt -o mine.ckpt  →  an hour more
 
 python -m kodim.training.export mine.ckpt my-weights/  →  weights for --codec
@@ -44,8 +46,8 @@ def train(
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     preset: Annotated[str, typer.Option(metavar="NAME", help="Sizes: compact or paper.")] = "compact",
     init: Annotated[
-        Path | None,
-        typer.Option(metavar="CKPT", help="Start from the tensors that another system's checkpoint shares."),
+        str | None,
+        typer.Option(metavar="CKPT", help="Start from what a checkpoint, weights or a shipped system share with it."),
     ] = None,
     lambda_: Annotated[
         float | None,
@@ -59,13 +61,14 @@ def train(
     compile_: Annotated[bool, typer.Option("--compile", help="Use torch.compile (worth it on a GPU).")] = False,
 ) -> None:
     """Train a learned codec on folders of pictures, for a given time."""
-    from kodim import datasets, registry
+    from kodim import datasets, registry, weights
 
     if not (math.isfinite(minutes) and minutes > 0):
         raise BadRequest(f"--minutes must be above 0, not {minutes:g}")
-    for start in (resume, init):
-        if start is not None and not start.is_file():
-            raise BadRequest(f"{start}: no such file")
+    if resume is not None and not resume.is_file():
+        raise BadRequest(f"{resume}: no such file")
+    if init is not None:
+        weights.locate(init)
     for name, value in (("--lambda", lambda_), ("--lr", lr)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise BadRequest(f"{name} must be above 0, not {value:g}")
@@ -91,7 +94,7 @@ def train(
             minutes=minutes,
             resume=str(resume) if resume is not None else None,
             device=device,
-            init=str(init) if init is not None else None,
+            init=init,
             lambdas=(lambda_, lambda_) if lambda_ is not None else None,
             lr=lr,
             seed=seed,

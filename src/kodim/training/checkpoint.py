@@ -17,9 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .. import weights
 from ..codec import Codec
 from ..errors import BadRequest, KodimError
-from ..registry import create
+from ..registry import card_of, create
 
 
 def save(
@@ -106,13 +107,29 @@ def _copy(tensors: dict[str, Tensor], key: str, target: Tensor, path: str | Path
     target.copy_(tensors[key])
 
 
-def load_shared(path: str | Path, codec: nn.Module) -> tuple[int, list[dict[str, Any]]]:
-    """Start from another system's checkpoint: take over its averaged tensors of equal name and shape.
+def load_shared(source: str | Path, codec: nn.Module) -> tuple[int, list[dict[str, Any]]]:
+    """Start from another system, or another leg: take over its tensors of equal name and shape.
 
-    Returns how many they were, and the legs of training that made them.
+    Args:
+        source: a checkpoint, of which the averaged weights count; exported weights; or a system whose weights ship, as
+            `minnen2018` or `ma2020:lossless`.
+
+    Returns how many tensors they were, and the legs of training that made them.
+
+    Raises:
+        BadRequest: nothing fits.
     """
+    path = weights.locate(source)
     tensors, metadata = read(path)
-    return _take(tensors, codec), json.loads(metadata.get("progress", "{}")).get("legs", [])
+    if metadata.get("kodim") == "weights":
+        tensors = {f"ema/{k}": v for k, v in weights.unpack(tensors).items()}
+        legs = card_of(path).get("legs", [])
+    else:
+        legs = json.loads(metadata.get("progress", "{}")).get("legs", [])
+    taken = _take(tensors, codec)
+    if not taken:
+        raise BadRequest(f"{source}: none of its tensors has name and shape of one that is to be trained")
+    return taken, legs
 
 
 def _take(tensors: dict[str, Tensor], codec: nn.Module) -> int:

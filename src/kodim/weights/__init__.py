@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import BadRequest, MissingWeights
+from ..registry import find as find_entry
 from ..registry import weights_file
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def load(codec: "Codec", path: str | Path) -> None:
         tensors = {k[4:]: v for k, v in tensors.items() if k.startswith("ema/")}
         tensors |= {k: v for k, v in codec.state_dict().items() if ".tables." in k}
     try:
-        codec.load_state_dict(tensors if is_checkpoint else _unpack(tensors))
+        codec.load_state_dict(tensors if is_checkpoint else unpack(tensors))
     except (RuntimeError, KeyError) as error:
         raise BadRequest(f"{path}: does not fit {codec.info['slug']} ({str(error).splitlines()[-1].strip()})") from None
     if is_checkpoint:
@@ -102,7 +103,7 @@ def save(codec: "Codec", path: str | Path, *, packed: bool = True) -> bytes:
     stored = {k: v.detach().cpu() for k, v in codec.state_dict().items() if ".tables." not in k}
     if packed:
         stored = _pack(stored)
-        codec.load_state_dict(_unpack(stored), strict=False)
+        codec.load_state_dict(unpack(stored), strict=False)
     codec.freeze()
     stored |= _pack({k: v.cpu() for k, v in codec.state_dict().items() if ".tables." in k})
     metadata = {
@@ -145,7 +146,7 @@ def _pack(tensors: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
     return packed
 
 
-def _unpack(packed: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
+def unpack(packed: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
     """Inverse of :func:`_pack`, up to its rounding."""
     import torch
 
@@ -170,6 +171,25 @@ def search_path() -> Iterator[Path]:
             yield from sorted(path.glob("*.safetensors"))
         elif path.is_file():
             yield path
+
+
+def locate(source: str | Path) -> Path:
+    """The file of weights that `source` means: a path, or a system whose weights ship, as `ma2020:lossless`.
+
+    Raises:
+        BadRequest: no such file, or no weights of that system ship.
+        UnknownCodec: no such system.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.suffix or len(path.parts) != 1:
+        raise BadRequest(f"{source}: no such file")
+    slug, _, preset = str(source).partition(":")
+    shipped = weights_file(find_entry(slug).slug, preset or "compact")
+    if not shipped.exists():
+        raise BadRequest(f"{source}: no such file, and no such weights ship")
+    return shipped
 
 
 def find(slug: str, preset: str, wanted: bytes, given: Path | None = None) -> Path:
