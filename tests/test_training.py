@@ -123,6 +123,19 @@ def test_resume_goes_on_where_it_stopped(tiny, folder: Path) -> None:
     assert any(k.startswith("opt/") and k.endswith("/momentum") for k in tensors)
 
 
+def test_export_as_a_program(tiny, folder: Path) -> None:
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "kodim.training.export", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    out = folder.parent / "new" / "weights"
+    made = run(weights_file("balle2017", "compact"), out)
+    assert made.returncode == 2
+    assert made.stderr.count("\n") == 1
+    assert not list(out.parent.glob("**/*.safetensors"))
+    assert run(out).returncode == 2
+
+
 def test_init_takes_over_what_fits(tiny, folder: Path) -> None:
     out = str(folder.parent / "run.safetensors")
     train(config(folder, max_steps=3))
@@ -318,7 +331,7 @@ def test_a_ruined_picture_is_not_all_of_a_step(tiny) -> None:
 
 
 @pytest.mark.parametrize("module", [side, fitted])
-def test_lessons_refuse_before_time_is_spent(module: ModuleType, tiny, folder: Path, monkeypatch) -> None:
+def test_lessons_refuse_before_time_is_spent(module: ModuleType, tiny, folder: Path, monkeypatch, capsys) -> None:
     """Not a checkpoint, one of another system, an output that is a folder, minutes that are none: one line each."""
     out, run = str(folder.parent / "out.safetensors"), str(folder.parent / "run.safetensors")
     train(config(folder, max_steps=1))
@@ -332,8 +345,10 @@ def test_lessons_refuse_before_time_is_spent(module: ModuleType, tiny, folder: P
         ((run, out), "CHECKPOINT OUTPUT PICTURES"),
     ):
         monkeypatch.setattr(sys, "argv", ["", *arguments])
-        with pytest.raises(SystemExit, match=word):
+        with pytest.raises(SystemExit) as stop:
             checkpoint.lesson(module.main, module.__doc__)
+        assert stop.value.code == 2
+        assert word in capsys.readouterr().err
         assert not Path(out).exists()
 
 

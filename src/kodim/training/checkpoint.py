@@ -160,17 +160,26 @@ def save_averaged(path: str | Path, codec: Codec, metadata: dict[str, str]) -> N
 
 
 def lesson(main: Callable[..., None], usage: str | None) -> None:
-    """`python -m MODULE CHECKPOINT OUTPUT PICTURES [MINUTES]`, errors in one line: calls `main` with the arguments.
+    """`python -m MODULE CHECKPOINT OUTPUT PICTURES [MINUTES]`: calls `main` with the arguments, MINUTES as seconds."""
 
-    MINUTES reaches it as seconds.
-    """
-    if len(sys.argv) not in (4, 5):
-        sys.exit(usage)
+    def run(source: str, output: str, pictures: str, *minutes: str) -> None:
+        check_output(output)
+        main(source, output, pictures, *map(_seconds, minutes))
+
+    command(run, range(3, 5), usage)
+
+
+def command(main: Callable[..., None], count: range, usage: str | None) -> None:
+    """`python -m MODULE ...`: calls `main` with the arguments; what is wrong with them is told, exit code 2."""
+    arguments = sys.argv[1:]
+    if len(arguments) not in count:
+        print(usage, file=sys.stderr)
+        sys.exit(2)
     try:
-        check_output(sys.argv[2])
-        main(*sys.argv[1:4], *(_seconds(minutes) for minutes in sys.argv[4:]))
+        main(*arguments)
     except (KodimError, OSError) as error:
-        sys.exit(f"kodim: {error}")
+        print(f"kodim: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _seconds(minutes: str) -> float:

@@ -7,16 +7,16 @@ there (:mod:`.calibrate`).
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from .. import weights
 from ..codec import Codec
-from ..errors import KodimError
+from ..errors import BadRequest
 from ..registry import create
 from .calibrate import calibrate
+from .checkpoint import command
 from .data import Pictures
 
 CROPS, SIDE, BATCH = 64, 256, 8  # for the tables
@@ -28,11 +28,14 @@ def export(checkpoint: str | Path, folder: str | Path, data: str, pictures: str 
     `data` says in words what it was trained on; the tables are fitted to `pictures`, if any are given.
     """
     metadata = weights.describe(checkpoint)
+    if "progress" not in metadata:
+        raise BadRequest(f"{checkpoint}: not a checkpoint of kodim (these weights are exported already)")
     codec = create(metadata["codec"], preset=metadata["preset"], pretrained=False)
     weights.load(codec, checkpoint)
     if pictures is not None:
         found, rng = Pictures([pictures]), np.random.default_rng(0)
         calibrate(codec.eval(), (found.crops(rng, BATCH, SIDE) for _ in range(CROPS // BATCH)))
+    Path(folder).mkdir(parents=True, exist_ok=True)
     path = Path(folder) / f"{metadata['codec']}.{metadata['preset']}.safetensors"
     fingerprint = weights.save(codec, path)
     path.with_suffix(".toml").write_text(_card(metadata, codec, path, fingerprint, data), encoding="utf-8")
@@ -72,10 +75,9 @@ def _single_leg(metadata: dict[str, str], progress: dict[str, float]) -> dict[st
     }
 
 
+def main(checkpoint: str, folder: str, data: str = "not stated", pictures: str | None = None) -> None:
+    print(export(checkpoint, folder, data, pictures))
+
+
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4, 5):
-        sys.exit(__doc__)
-    try:
-        print(export(*sys.argv[1:3], *(sys.argv[3:] or ["not stated"])))
-    except (KodimError, OSError) as error:
-        sys.exit(f"kodim: {error}")
+    command(main, range(2, 5), __doc__)
