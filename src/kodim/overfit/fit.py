@@ -16,7 +16,7 @@ from torch import Tensor
 from ..goal import Goal
 from ..progress import report, stop_wanted
 from ..threads import Workers
-from . import changes, network, pieces
+from . import changes, pieces
 from .exact import MAX_LATENT, WEIGHT
 from .network import Net, Sizes
 from .pyramid import FEATURES, GRIDS
@@ -92,7 +92,7 @@ class Task:
     def bits(self, net: Net, grids: Sequence[Tensor]) -> Tensor:
         total = grids[0].new_zeros(())
         for i, grid in enumerate(grids):
-            side = network.features(net, grids, i)[0] if i in FEATURES else None
+            side = pieces.features(net, grids, i) if i in FEATURES else None
             total = total + pieces.bits(net, grid[0, 0], side, self.sizes.context)
         return total
 

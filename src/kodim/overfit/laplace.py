@@ -135,7 +135,7 @@ def price_and_slopes(distance: Tensor, log_scale: Tensor) -> tuple[Tensor, Tenso
     by_distance = (far - near).mul_(inverse).mul_(slope).mul_(torch.sign(distance))
     by_scale = inner.mul_(near).sub_(outer.mul_(far)).mul_(slope)
     # A log-scale beyond an end still feels what would bring it back.
-    by_scale.masked_fill_(((log_scale < LOWEST) & (by_scale > 0)) | ((log_scale > HIGHEST) & (by_scale < 0)), 0.0)
+    by_scale.masked_fill_(bounded.sub_(log_scale).mul_(by_scale) > 0, 0.0)
     return -torch.log2(mass), by_distance, by_scale
 
 

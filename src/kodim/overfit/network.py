@@ -104,7 +104,8 @@ def features(net: Net, grids: Sequence[Tensor], level: int) -> Tensor:
 
 def double(x: Tensor) -> Tensor:
     """Nearest neighbours: (.., h, w) -> (.., 2h, 2w)."""
-    return x.repeat_interleave(2, -2).repeat_interleave(2, -1)
+    *start, h, w = x.shape
+    return x[..., :, None, :, None].expand(*start, h, 2, w, 2).reshape(*start, 2 * h, 2 * w)
 
 
 def neighbours(grid: Tensor, count: int) -> Tensor:

@@ -5,6 +5,7 @@ megabytes through memory, and that is what takes the time. Here the forward pass
 piece's gradients while its values are still in the cache, and keeps only their sums.
 """
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,12 +16,43 @@ from torch import Tensor
 from . import network
 from .laplace import price_and_slopes
 from .network import Net
-from .pyramid import GRIDS, TAPS
+from .pyramid import GRIDS, TAPS, coarser
 
 POSITIONS = 1 << 15  # of a piece of the entropy model
 PIXELS = 1 << 15  # pixels of a piece of the synthesis
 
-_gate = torch.ops.aten.threshold_backward  # (gradient, output, 0): where a rectifier let values through
+LANES = 16  # a product with the transpose of a matrix of 14 rows takes three times as long as one of 16
+
+_threshold = torch.ops.aten.threshold_backward.grad_input
+
+
+def _gate(gradient: Tensor, output: Tensor) -> Tensor:
+    """Where a rectifier let values through, in place."""
+    return _threshold(gradient, output, 0.0, grad_input=gradient)
+
+
+class _Scratch(threading.local):
+    """Memory that is used again by each piece and each step: the system takes its time to hand out fresh pages."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, rows: int, n: int) -> Tensor:
+        """(rows, n), with what was left there; the same memory as any other of that name."""
+        kept = self._kept.get(name)
+        if kept is None or kept.numel() < rows * n:
+            kept = self._kept[name] = torch.empty(rows * n)
+        return kept[: rows * n].view(rows, n)
+
+    def lanes(self, name: str, rows: int, n: int) -> Tensor:
+        """(rows' , n) with `rows` to fill, a row of ones, which is what biases multiply, and rows of zeros."""
+        whole = self(name, -(-(rows + 1) // LANES) * LANES, n)
+        whole[rows] = 1
+        whole[rows + 1 :] = 0
+        return whole
+
+
+_scratch = _Scratch()
 
 ENTROPY = ("arm0_w", "arm0_b", "arm1_w", "arm1_b", "arm2_w", "arm2_b", "arm_skip_w")
 
@@ -30,11 +62,52 @@ def bits(net: Net, grid: Tensor, side: Tensor | None, context: int) -> Tensor:
     return _Bits.apply(grid, side, context, *(net[n] for n in ENTROPY))
 
 
+def features(net: Net, grids: Sequence[Tensor], level: int) -> Tensor:
+    """:func:`network.features` of grids (1, 1, h, w): (F, h_level, w_level)."""
+    seen = coarser(level)
+    places = [GRIDS[i].level for i in seen]
+    return _Features.apply(places, net[f"ifce{level}_w"], net[f"ifce{level}_b"], *(grids[i][0, 0] for i in seen))
+
+
 def error(net: Net, x: Tensor, target: Tensor) -> Tensor:
     """Sum of squared errors of the synthesis of x (1, 7, H, W), within target (1, 3, <= H, <= W); differentiable."""
     middle = [f"syn_res{i}_{kind}" for i in range(network.residuals(net)) for kind in "wb"]
     names = ["syn0_w", "syn0_b", "syn1_w", "syn1_b", *middle, "syn_skip_w"]
     return _Error.apply(x, target, *(net[n] for n in names))
+
+
+class _Features(torch.autograd.Function):
+    """Sums from coarse to fine, each of as few values as it can be of; gradients go the same way back."""
+
+    @staticmethod
+    def forward(ctx: Any, places: list[int], weight: Tensor, bias: Tensor, *grids: Tensor) -> Tensor:
+        ctx.places = places
+        ctx.save_for_backward(weight, *grids)
+        total = bias[:, None, None]
+        for column in reversed(range(len(grids))):
+            grid = grids[column]
+            total = torch.addcmul(total, weight[:, column, None, None], grid)
+            if column == 0 or places[column - 1] != places[column]:
+                total = network.double(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        weight, *grids = ctx.saved_tensors
+        by_weight, by_grids = torch.empty_like(weight), []
+        grad = _halved(grad)
+        by_bias = grad.sum((1, 2))
+        for column, grid in enumerate(grids):
+            if column and ctx.places[column] != ctx.places[column - 1]:
+                grad = _halved(grad)
+            by_weight[:, column] = grad.flatten(1) @ grid.flatten()
+            by_grids.append((weight[:, column] @ grad.flatten(1)).view_as(grid))
+        return None, by_weight, by_bias, *by_grids
+
+
+def _halved(x: Tensor) -> Tensor:
+    """The adjoint of :func:`network.double`."""
+    return F.avg_pool2d(x[None], 2)[0].mul_(4)
 
 
 class _Bits(torch.autograd.Function):
@@ -65,31 +138,31 @@ def _bits(grid: Tensor, side: Tensor | None, context: int, weights: Sequence[Ten
     extra = None if side is None else F.pad(side, (border, border)).flatten(1)
     by_flat = torch.zeros_like(flat)
     by_extra = None if extra is None else torch.empty_like(extra)
-    sums = [torch.zeros_like(v) for v in weights]
     used = len(taps) + told  # inputs of levels without features are zero: left out
     model = _Model(weights, used)
     total = grid.new_zeros(())
     rows = max(POSITIONS // stride, 1)
+    coded = F.pad(grid.new_ones(rows, w), (border, border)).flatten()  # the border is not
     offsets = [dy * stride + dx for dy, dx in taps]
     for top in range(0, h, rows):
         n = (min(top + rows, h) - top) * stride
-        first = (top + border) * stride
-        x = grid.new_empty(used, n)
-        for i, offset in enumerate(offsets):
-            x[i] = flat[first + offset : first + offset + n]
+        first, here = (top + border) * stride, slice(top * stride, top * stride + n)
+        x = _scratch.lanes("x", used, n)
+        for row, offset in zip(x, offsets, strict=False):
+            row.copy_(flat[first + offset : first + offset + n])
         if extra is not None:
-            x[len(taps) :] = extra[:, top * stride : top * stride + n]
-        part, by_value, by_x = model.run(x, flat[first : first + n], stride, border, sums)
+            x[len(taps) : used] = extra[:, here]
+        part, by_value, by_x = model.run(x, flat[first : first + n], coded[:n])
         total += part
-        by_flat[first : first + n] += by_value
-        for i, offset in enumerate(offsets):
-            by_flat[first + offset : first + offset + n] += by_x[i]
+        by_flat[first : first + n].add_(by_value)
+        for row, offset in zip(by_x, offsets, strict=False):
+            by_flat[first + offset : first + offset + n].add_(row)
         if by_extra is not None:
-            by_extra[:, top * stride : top * stride + n] = by_x[len(taps) :]
+            by_extra[:, here] = by_x[len(taps) :]
     grads = [by_flat.view(h + border, stride)[border:, border : border + w]]
     if by_extra is not None:
         grads.append(by_extra.view(told, h, stride)[:, :, border : border + w])
-    return total, grads + sums
+    return total, grads + model.sums()
 
 
 class _Model:
@@ -97,34 +170,47 @@ class _Model:
 
     def __init__(self, weights: Sequence[Tensor], used: int) -> None:
         w0, b0, w1, b1, w2, b2, skip = weights
-        eye = torch.eye(len(w0))
+        self.used, self.width = used, len(w0)
+        eye = torch.eye(self.width)
         self.w0, self.w1, self.w2, self.skip = (w0 + eye)[:, :used], w1 + eye, w2, skip[:, :used]
-        self.b0, self.b1, self.b2, self.used = b0[:, None], b1[:, None], b2[:, None], used
+        # With the bias as the last column, for inputs whose last row is of ones.
+        self.first, self.second, self.third = (
+            torch.cat((w, b[:, None]), 1) for w, b in ((self.w0, b0), (self.w1, b1), (self.w2, b2))
+        )
+        inputs, hidden = (-(-(n + 1) // LANES) * LANES for n in (used, self.width))
+        self.by_first, self.by_skip = w0.new_zeros(self.width, inputs), w0.new_zeros(2, inputs)
+        self.by_second, self.by_third = w0.new_zeros(self.width, hidden), w0.new_zeros(2, hidden)
 
-    def run(
-        self, x: Tensor, value: Tensor, stride: int, border: int, sums: list[Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Bits of values (n,) with inputs x (used, n), and the gradients by both; those of weights go to `sums`."""
-        h0 = torch.addmm(self.b0, self.w0, x).relu_()
-        h1 = torch.addmm(self.b1, self.w1, h0).relu_()
-        out = torch.addmm(self.b2, self.w2, h1).addmm_(self.skip, x)
+    def run(self, x: Tensor, value: Tensor, coded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Bits of values (n,) where `coded` is 1, with inputs x (`used`, a row of ones and more, n).
+
+        Returns them and the gradients by both; those of weights are summed up.
+        """
+        used, width, n = self.used, self.width, x.shape[1]
+        h0, h1 = (_scratch.lanes(f"h{i}", width, n) for i in range(2))
+        torch.mm(self.first, x[: used + 1], out=h0[:width]).relu_()
+        torch.mm(self.second, h0[: width + 1], out=h1[:width]).relu_()
+        out = torch.mm(self.third, h1[: width + 1], out=_scratch("out", 2, n)).addmm_(self.skip, x[:used])
         price, by_value, by_scale = price_and_slopes(value - out[0], out[1])
-        by_out = torch.stack((by_value.neg(), by_scale))
-        for t in (price, by_value, by_out):  # the border is not coded
-            lines = t.view(-1, t.shape[-1] // stride, stride)
-            lines[..., :border] = 0
-            lines[..., stride - border :] = 0
-        by_h1 = _gate(torch.mm(self.w2.T, by_out), h1, 0.0)
-        by_h0 = _gate(torch.mm(self.w1.T, by_h1), h0, 0.0)
-        sums[0][:, : self.used].addmm_(by_h0, x.T)
-        sums[1].add_(by_h0.sum(1))
-        sums[2].addmm_(by_h1, h0.T)
-        sums[3].add_(by_h1.sum(1))
-        sums[4].addmm_(by_out, h1.T)
-        sums[5].add_(by_out.sum(1))
-        sums[6][:, : self.used].addmm_(by_out, x.T)
-        by_x = torch.mm(self.w0.T, by_h0).addmm_(self.skip.T, by_out)
-        return price.sum(), by_value, by_x
+        by_value.mul_(coded)
+        torch.neg(by_value, out=out[0])
+        torch.mul(by_scale, coded, out=out[1])
+        by_h1 = _gate(torch.mm(self.w2.T, out, out=_scratch("by_h1", width, n)), h1[:width])
+        by_h0 = _gate(torch.mm(self.w1.T, by_h1, out=_scratch("by_h0", width, n)), h0[:width])
+        self.by_first.addmm_(by_h0, x.T)
+        self.by_second.addmm_(by_h1, h0.T)
+        self.by_third.addmm_(out, h1.T)
+        self.by_skip.addmm_(out, x.T)
+        by_x = torch.mm(self.w0.T, by_h0, out=_scratch("by_x", used, n)).addmm_(self.skip.T, out)
+        return price @ coded, by_value, by_x
+
+    def sums(self) -> list[Tensor]:
+        """Gradients by the weights, of all pieces so far."""
+        used, width = self.used, self.width
+        rest = (0, width - used)
+        first, skip = F.pad(self.by_first[:, :used], rest), F.pad(self.by_skip[:, :used], rest)
+        second, third = ((by[:, :width], by[:, width]) for by in (self.by_second, self.by_third))
+        return [first, self.by_first[:, used], *second, *third, skip]
 
 
 class _Error(torch.autograd.Function):
@@ -154,7 +240,7 @@ def _error(x: Tensor, target: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor
         wrong = picture[:, :, skip : skip + end - top, :width] - target[:, :, top:end]
         total += wrong.square().sum()
         below, right = picture.shape[2] - skip - (end - top), picture.shape[3] - width
-        by_x[:, :, first:last] += model.blame(F.pad(wrong.mul_(2), (0, right, skip, below)))
+        by_x[:, :, first:last].add_(model.blame(F.pad(wrong.mul_(2), (0, right, skip, below))))
     return total, [by_x, *model.sums]
 
 
@@ -165,23 +251,21 @@ class _Painter:
         self.sums = [torch.zeros_like(v) for v in weights]
         (self.w0, b0, self.w1, b1, *rest), self.skip = weights[:-1], weights[-1]
         self.b0, self.b1 = b0[:, None], b1[:, None]
-        self.biases = rest[1::2]
-        self.kernels = [w.view(3, 3, 3, 3).clone() for w in rest[::2]]
-        for kernel in self.kernels:  # the layers are residual
-            kernel[:, :, 1, 1] += torch.eye(3)
-        self.halo = len(self.kernels)
+        self.layers = [
+            _Layer(f"layer{i}", w, b, *self.sums[4 + 2 * i : 6 + 2 * i])
+            for i, (w, b) in enumerate(zip(rest[::2], rest[1::2], strict=True))
+        ]
+        self.halo = len(self.layers)
 
     def paint(self, x: Tensor, edges: tuple[bool, bool]) -> Tensor:
         """(1, 7, h, w) -> (1, 3, h', w), as :func:`network.synthesis`."""
         (h, w), self.x = x.shape[2:], x[0].flatten(1)
         self.pads = [0 if edge else 1 for edge in edges]  # rows that each 3x3 layer uses up
-        self.hidden = torch.addmm(self.b0, self.w0, self.x).relu_()
-        picture = torch.addmm(self.b1, self.w1, self.hidden).view(1, 3, h, w)
-        self.wide = []
         top, bottom = self.pads
-        for kernel, bias in zip(self.kernels, self.biases, strict=True):
-            self.wide.append(F.pad(picture, (1, 1, 1 - top, 1 - bottom), mode="replicate"))
-            picture = F.conv2d(self.wide[-1], kernel, bias)
+        self.hidden = torch.addmm(self.b0, self.w0, self.x, out=_scratch("hidden", len(self.w0), h * w)).relu_()
+        picture = torch.addmm(self.b1, self.w1, self.hidden).view(1, 3, h, w)
+        for layer in self.layers:
+            picture = layer.forward(F.pad(picture, (1, 1, 1 - top, 1 - bottom), mode="replicate"))
         self.inner = self.x[:, top * self.halo * w : (h - bottom * self.halo) * w]
         return picture + (self.skip @ self.inner).view_as(picture)
 
@@ -191,14 +275,10 @@ class _Painter:
         by_picture = grad[0].flatten(1)
         self.sums[-1].addmm_(by_picture, self.inner.T)
         by_inner = self.skip.T @ by_picture
-        for i in reversed(range(self.halo)):
-            self._blame_kernel(i, grad)
-            flipped = self.kernels[i].flip(2, 3).transpose(0, 1)
-            wide = F.conv2d(grad, flipped, padding=2)
-            for dim, before, after in (
-                (2, 1 - top, 1 - bottom),
-                (3, 1, 1),
-            ):  # repeated edges answer to what they repeat
+        for layer in reversed(self.layers):
+            wide = layer.backward(grad)
+            # Repeated edges answer to what they repeat.
+            for dim, before, after in ((2, 1 - top, 1 - bottom), (3, 1, 1)):
                 size = wide.shape[dim]
                 if before:
                     wide.narrow(dim, 1, 1).add_(wide.narrow(dim, 0, 1))
@@ -207,24 +287,62 @@ class _Painter:
                 wide = wide.narrow(dim, before, size - before - after)
             grad = wide.contiguous()
         by_picture = grad[0].flatten(1)
-        by_hidden = _gate(self.w1.T @ by_picture, self.hidden, 0.0)
+        by_hidden = torch.mm(self.w1.T, by_picture, out=_scratch("by_hidden", *self.hidden.shape))
+        _gate(by_hidden, self.hidden)
         self.sums[0].addmm_(by_hidden, self.x.T)
         self.sums[1].add_(by_hidden.sum(1))
         self.sums[2].addmm_(by_picture, self.hidden.T)
         self.sums[3].add_(by_picture.sum(1))
         by_x = self.w0.T @ by_hidden
-        by_x[:, top * self.halo * w : by_x.shape[1] - bottom * self.halo * w] += by_inner
+        by_x[:, top * self.halo * w : by_x.shape[1] - bottom * self.halo * w].add_(by_inner)
         return by_x.view(1, -1, grad.shape[2], w)
 
-    def _blame_kernel(self, i: int, grad: Tensor) -> None:
-        """A tap's gradient is a product of two matrices: values that far on in the padded rows, and `grad` as wide."""
-        wide, stride = self.wide[i][0].flatten(1), grad.shape[3] + 2
-        by = F.pad(grad[0], (0, 2)).flatten(1)[:, :-2]
-        sums = self.sums[4 + 2 * i].view(3, 3, 9)
-        for tap in range(9):
-            offset = tap // 3 * stride + tap % 3
-            sums[:, :, tap] += by @ wide[:, offset : offset + by.shape[1]].T
-        self.sums[5 + 2 * i].add_(grad.sum((0, 2, 3)))
+
+class _Layer:
+    """A residual 3x3 layer from 3 to 3 channels, as products of matrices; `by_w` and `by_b` collect its gradients.
+
+    In rows that are two pixels wider, a neighbour's values are a slice. Those above and below are the nine inputs of a
+    product that gives, for the column to the left, here and to the right, three outputs each, which are added as they
+    lie; values at a row's end, where there are no three columns, mean nothing.
+    """
+
+    def __init__(self, name: str, w: Tensor, b: Tensor, by_w: Tensor, by_b: Tensor) -> None:
+        kernel = w.view(3, 3, 3, 3).clone()  # (out, in, dy, dx)
+        kernel[:, :, 1, 1] += torch.eye(3)
+        self.name, self.matrix = name, kernel.permute(3, 0, 2, 1).reshape(9, 9)
+        self.b, self.by_w, self.by_b = b[:, None], by_w.view(3, 3, 3, 3), by_b
+
+    def forward(self, wide: Tensor) -> Tensor:
+        """(1, 3, h + 2, w + 2) -> (1, 3, h, w)."""
+        h, self.stride = wide.shape[2] - 2, wide.shape[3]
+        n, flat = h * self.stride, wide[0].flatten(1)
+        self.seen = _scratch(self.name, LANES, n)
+        self.seen[9:] = 0
+        for dy in range(3):
+            self.seen[3 * dy : 3 * dy + 3] = flat[:, dy * self.stride : dy * self.stride + n]
+        left, here, right = torch.mm(self.matrix, self.seen[:9], out=_scratch("parts", 9, n)).split(3)
+        out = left + self.b
+        out[:, :-1].add_(here[:, 1:])
+        out[:, :-2].add_(right[:, 2:])
+        return out.view(1, 3, h, self.stride)[..., :-2]
+
+    def backward(self, grad: Tensor) -> Tensor:
+        """Gradient by the output (1, 3, h, w) -> that by the input (1, 3, h + 2, w + 2)."""
+        h, stride, n = grad.shape[2], self.stride, self.seen.shape[1]
+        by_parts = _scratch("parts", 9, n)
+        left = by_parts[:3].view(3, h, stride)
+        left[..., :-2] = grad[0]
+        left[..., -2:] = 0
+        for dx in (1, 2):
+            by_parts[3 * dx : 3 * dx + 3, dx:] = by_parts[:3, :-dx]
+            by_parts[3 * dx : 3 * dx + 3, :dx] = 0
+        self.by_w.add_((by_parts @ self.seen.T)[:, :9].view(3, 3, 3, 3).permute(1, 3, 2, 0))  # of (dx, out, dy, in)
+        self.by_b.add_(grad.sum((0, 2, 3)))
+        by_seen = torch.mm(self.matrix.T, by_parts, out=_scratch("by_seen", 9, n))
+        by_wide = grad.new_zeros(3, n + 2 * stride)
+        for dy in range(3):
+            by_wide[:, dy * stride : dy * stride + n].add_(by_seen[3 * dy : 3 * dy + 3])
+        return by_wide.view(1, 3, h + 2, stride)
 
 
 def upsample(filters: Sequence[tuple[float, ...]], grids: Sequence[Tensor]) -> Tensor:
