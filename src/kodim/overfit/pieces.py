@@ -45,7 +45,7 @@ class _Scratch(threading.local):
         return kept[: rows * n].view(rows, n)
 
     def lanes(self, name: str, rows: int, n: int) -> Tensor:
-        """(rows' , n) with `rows` to fill, a row of ones, which is what biases multiply, and rows of zeros."""
+        """`rows` to fill, a row of ones, which is what biases multiply, and zeros: (a multiple of LANES, n)."""
         whole = self(name, -(-(rows + 1) // LANES) * LANES, n)
         whole[rows] = 1
         whole[rows + 1 :] = 0
