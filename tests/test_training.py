@@ -123,6 +123,12 @@ def test_resume_goes_on_where_it_stopped(tiny, folder: Path) -> None:
     assert any(k.startswith("opt/") and k.endswith("/momentum") for k in tensors)
 
 
+def test_small_learning_rates_stay_small(tiny, folder: Path) -> None:
+    train(config(folder, max_steps=2, lr=1e-6))
+    header, *rows = (folder.parent / "run.csv").read_text().splitlines()
+    assert 0 < float(rows[-1].split(",")[header.split(",").index("lr")]) <= 1e-6
+
+
 def test_export_as_a_program(tiny, folder: Path) -> None:
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "kodim.training.export", *map(str, arguments)]

@@ -211,7 +211,8 @@ class Leg:
         if not config.anneal:
             return config.lr * max(warm, 0.01)
         cosine = 0.5 * (1 + math.cos(math.pi * share))
-        return max(warm, 0.01) * (config.final_lr + (config.lr - config.final_lr) * cosine)
+        final = min(config.final_lr, config.lr)
+        return max(warm, 0.01) * (final + (config.lr - final) * cosine)
 
     def _finite(self, values: dict[str, float]) -> bool:
         """Skip a step whose loss is not finite; give up, naming the term, when that keeps happening."""
