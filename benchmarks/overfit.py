@@ -1,11 +1,11 @@
-"""The overfitted codec against classical ones, picture by picture: `python benchmarks/overfit.py FOLDER -o points.csv`
+"""The overfitted codec against others, picture by picture: `python benchmarks/overfit.py FOLDER -o points.csv`
 
-Encodes the first pictures of a folder at four qualities with each effort, and the classical codecs along their whole
-range; real files, decoded again. Every point is a line of the CSV, written when it is there, so a run that was
-stopped goes on where it was. With `--blank` networks start at random and latents at nothing, as in Cool-chic, instead
-of from what was learned beforehand. Prints the BD-rate (PSNR over RGB, pchip) of each picture against each classical
-codec and, with `--published`, a JSON file {"pictures": {name: [[bpp, dB], ..]}}, against published points. With other
-jobs on the machine the seconds say little; the rates do not change.
+Encodes the first pictures of a folder at four qualities with each effort, and the others, `kodim` and classical
+codecs, along their whole range; real files, decoded again. Every point is a line of the CSV, written when it is there,
+so a run that was stopped goes on where it was. With `--blank` networks start at random and latents at nothing, as in
+Cool-chic, instead of from what was learned beforehand. Prints the BD-rate (PSNR over RGB, pchip) of each picture
+against each of them and, with `--published`, a JSON file {"pictures": {name: [[bpp, dB], ..]}}, against published
+points. With other jobs on the machine the seconds say little; the rates do not change.
 """
 
 import argparse
@@ -31,8 +31,8 @@ from kodim.picture import Picture, load
 from kodim.training.checkpoint import save_averaged
 
 FIELDS = ("picture", "codec", "effort", "quality", "bytes", "bpp", "psnr", "encode_s", "decode_s")
-CLASSICAL = ("jpeg", "jpeg2000", "webp", "heic", "avif")
-CLASSICAL_QUALITIES = (5, 15, 25, 35, 45, 55, 65, 75, 85, 92)
+ANCHORS = ("jpeg", "jpeg2000", "webp", "heic", "avif", "kodim")
+ANCHOR_QUALITIES = (5, 15, 25, 35, 45, 55, 65, 75, 85, 92)
 
 BLANK = "overfit-blank"
 Curve = list[tuple[float, float]]
@@ -112,20 +112,20 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=6)
     parser.add_argument("--efforts", default="7,9", help="7 takes about 2 minutes on two free cores, 9 about 10")
     parser.add_argument("--qualities", default="20,40,60,80")
-    parser.add_argument("--classical", default=",".join(CLASSICAL))
+    parser.add_argument("--anchors", default=",".join(ANCHORS))
     parser.add_argument("--published", type=Path)
     parser.add_argument("--blank", action="store_true", help="nothing learned beforehand")
     parser.add_argument("--side", type=int, default=0, help="crop the pictures to this side, for a quick look")
     args = parser.parse_args()
     efforts = [int(e) for e in args.efforts.split(",")]
-    classical = [c for c in args.classical.split(",") if c]
+    anchors = [c for c in args.anchors.split(",") if c]
     pictures = {p.stem: load(p) for p in sorted(args.folder.iterdir())[: args.pictures]}
     if args.side:
         pictures = {n: load(p.pixels[: args.side, : args.side].copy()) for n, p in pictures.items()}
     points, codec = Points(args.output), BLANK if args.blank else "overfit"
     for name, picture in pictures.items():
-        for anchor in classical:
-            for quality in CLASSICAL_QUALITIES:
+        for anchor in anchors:
+            for quality in ANCHOR_QUALITIES:
                 points.measure(name, picture, anchor, 0, quality)
     for effort in efforts:
         for name, picture in pictures.items():
@@ -133,16 +133,16 @@ def main() -> None:
                 points.measure(name, picture, codec, effort, quality)
     published = json.loads(args.published.read_text())["pictures"] if args.published else {}
     for effort in efforts:
-        columns = [*classical, *(["published"] if published else [])]
+        columns = [*anchors, *(["published"] if published else [])]
         encode, decode = (points.seconds(list(pictures), codec, effort, f) for f in ("encode_s", "decode_s"))
         print(f"\neffort {effort}: {encode:.0f} s to encode, {decode:.1f} s to decode; BD-rate in percent")
         print(f"{'picture':16s}" + "".join(f"{c:>11s}" for c in columns))
         table = []
         for name in pictures:
             test = points.curve(name, codec, effort)
-            anchors = [points.curve(name, c, 0) for c in classical]
-            anchors += [[(b, q) for b, q in published.get(name, [])]] if published else []
-            table.append([difference(anchor, test) for anchor in anchors])
+            curves = [points.curve(name, c, 0) for c in anchors]
+            curves += [[(b, q) for b, q in published.get(name, [])]] if published else []
+            table.append([difference(anchor, test) for anchor in curves])
             print(f"{name:16s}" + "".join(f"{v:+11.1f}" for v in table[-1]))
         print(f"{'mean':16s}" + "".join(f"{v:+11.1f}" for v in np.nanmean(table, 0)))
 
