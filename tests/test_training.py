@@ -172,8 +172,9 @@ def test_init_from_exported_and_from_shipped_weights(tiny, folder: Path) -> None
 
 @pytest.mark.parametrize("source", ["nothing.safetensors", "minnen2018:huge", "no-such-system", "folder/kodim", "jpeg"])
 def test_init_says_what_it_cannot_find(tiny, source: str, folder: Path) -> None:
-    with pytest.raises(kodim.KodimError, match=source):
+    with pytest.raises(kodim.KodimError) as refused:
         train(config(folder, init=source))
+    assert all(word in str(refused.value) for word in source.split(":"))
 
 
 def test_init_from_a_system_that_shares_nothing(tiny, folder: Path) -> None:

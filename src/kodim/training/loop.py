@@ -88,7 +88,6 @@ def train(config: TrainConfig) -> State:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed + rank)
     output = checkpoint.check_output(config.output)
-    pictures = Pictures(config.data, config.cache)
     codec = create(config.codec, preset=config.preset, pretrained=False)
     if config.lambdas:
         codec.lambdas = config.lambdas
@@ -96,6 +95,7 @@ def train(config: TrainConfig) -> State:
     if config.init:
         taken, state.legs = checkpoint.load_shared(config.init, codec)
         _say(f"started from {config.init}: {taken} tensors taken over")
+    pictures = Pictures(config.data, config.cache)  # takes its time: after all that can be refused
     codec = codec.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = _optimiser(codec, config)
     ema = {k: v.detach().clone() for k, v in codec.named_parameters()}

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import BadRequest, MissingWeights
-from ..registry import find as find_entry
-from ..registry import weights_file
+from ..registry import get, weights_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -185,10 +184,14 @@ def locate(source: str | Path) -> Path:
         return path
     if path.suffix or len(path.parts) != 1:
         raise BadRequest(f"{source}: no such file")
-    slug, _, preset = str(source).partition(":")
-    shipped = weights_file(find_entry(slug).slug, preset or "compact")
+    from ..learned import LearnedCodec
+
+    system = get(str(source))
+    if not isinstance(system, LearnedCodec):
+        raise BadRequest(f"{source}: no such file, and a classical codec has no weights")
+    shipped = weights_file(system.slug, system.preset)
     if not shipped.exists():
-        raise BadRequest(f"{source}: no such file, and no such weights ship")
+        raise BadRequest(f"{source}: no such file, and no weights of it ship")
     return shipped
 
 
