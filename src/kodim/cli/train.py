@@ -47,7 +47,10 @@ def train(
     preset: Annotated[str, typer.Option(metavar="NAME", help="Sizes: compact or paper.")] = "compact",
     init: Annotated[
         str | None,
-        typer.Option(metavar="CKPT", help="Start from what a checkpoint, weights or a shipped system share with it."),
+        typer.Option(
+            metavar="FROM",
+            help="Start from a checkpoint, a weights file or a system that ships: what is alike is taken.",
+        ),
     ] = None,
     lambda_: Annotated[
         float | None,
