@@ -20,7 +20,7 @@ demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(PYTEST_FLAGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(CODE)

@@ -16,7 +16,9 @@ from kodim.registry import entries, find
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+# Two threads in all: one for each of the suite's workers, where there are any.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", max(1, 2 // WORKERS))))
 
 LEARNED = [e.slug for e in entries(kind="learned")]
 SHIPPED = [e.slug for e in entries(kind="learned") if "compact" in e.weights]

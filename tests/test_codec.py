@@ -114,7 +114,7 @@ def picture_of(photo: np.ndarray, mode: str) -> Image.Image:
 @pytestmark_shipped
 @pytest.mark.parametrize("slug", SHIPPED)
 def test_fresh_process_decodes_the_same_pixels(slug: str, photo, tmp_path) -> None:
-    cases = [((1, 1), "RGB"), ((1, 500), "RGB"), ((67, 93), "L"), ((67, 93), "LA"), ((256, 320), "RGBA")]
+    cases = [((1, 1), "RGB"), ((1, 500), "RGB"), ((67, 93), "L"), ((67, 93), "LA"), ((192, 256), "RGBA")]
     expected = []
     for i, (size, mode) in enumerate(cases):
         image = picture_of(crop(photo, *size), mode)
@@ -141,11 +141,11 @@ def test_fresh_process_decodes_the_same_pixels(slug: str, photo, tmp_path) -> No
 @pytestmark_shipped
 @pytest.mark.parametrize("slug", SHIPPED)
 def test_quality_is_monotone_in_size_and_psnr(slug: str, photo) -> None:
-    sizes, errors = [], []
-    for quality in np.linspace(0, 100, 9):
-        data = kodim.compress(photo, quality=float(quality), codec=slug)
+    part, sizes, errors = crop(photo, 192, 256), [], []
+    for quality in np.linspace(0, 100, 7):
+        data = kodim.compress(part, quality=float(quality), codec=slug)
         sizes.append(len(data))
-        errors.append(np.square(np.asarray(kodim.decompress(data), float) - photo).mean())
+        errors.append(np.square(np.asarray(kodim.decompress(data), float) - part).mean())
     assert sizes == sorted(sizes)
     if slug in IN_PASSES:  # trained for minutes: a pass may be lost on one picture, and means little if it is cheap
         assert all(error < 1.1 * min(errors[:k]) for k, error in enumerate(errors) if k)

@@ -1,6 +1,7 @@
 """Training: it learns, it resumes, it survives being killed, and it refuses what it cannot use."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -21,11 +22,11 @@ from kodim.codec import Codec, Output
 from kodim.errors import BadRequest, KodimError
 from kodim.learned import to_tensor
 from kodim.registry import weights_file
-from kodim.training import checkpoint, drawn, fitted, side
+from kodim.training import checkpoint, drawn, fitted, loop, side
 from kodim.training.data import Pictures
 from kodim.training.export import export
 from kodim.training.loop import Diverged, TrainConfig, train
-from kodim.training.muon import _owners, orthogonalise
+from kodim.training.muon import Muon, _owners, orthogonalise
 
 TINY = {"widths": (8, 8, 8, 12), "hyper": (8, 8, 8), "levels": 4}
 
@@ -254,6 +255,26 @@ def test_a_step_of_a_thousand_times_the_loss_is_skipped(tiny, folder: Path, monk
     assert state.step == 6
     assert next(calls) == 7  # one of the seven was for nothing
     assert "step 3: a loss of" in capsys.readouterr().err
+
+
+def test_a_gradient_far_from_the_usual_is_cut(tiny, folder: Path, monkeypatch) -> None:
+    from kodim.systems.minnen2018 import Minnen2018
+
+    objective, calls, norms = Minnen2018.objective, iter(range(100)), []
+
+    def steep(self, x, out, level):
+        factor = 50.0 if next(calls) == 8 else 1.0
+        return {k: v * factor for k, v in objective(self, x, out, level).items()}
+
+    def look(self) -> None:
+        norms.append(float(torch.stack([p.grad.norm() for g in self.param_groups for p in g["params"]]).norm()))
+
+    monkeypatch.setattr(Minnen2018, "objective", steep)
+    monkeypatch.setattr(loop, "FAMILIAR", 5)
+    monkeypatch.setattr(Muon, "step", look)
+    train(config(folder, max_steps=10, clip=math.inf))
+    assert len(norms) == 10
+    assert norms[8] == pytest.approx(loop.CLIP * np.median(norms[:8]), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty"])

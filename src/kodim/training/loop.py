@@ -12,8 +12,10 @@ import csv
 import math
 import os
 import signal
+import statistics
 import sys
 import time
+from collections import deque
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from .data import Pictures
 from .muon import Muon
 
 LEAP = 100.0  # times the loss of the step before
+CLIP, FAMILIAR = 2.0, 50  # gradients are cut at twice their usual norm, as soon as that is known
 
 
 class Diverged(KodimError):
@@ -131,6 +134,7 @@ class Leg:
         self.net: nn.Module = torch.compile(codec) if config.compile else codec  # type: ignore[assignment]
         self.bad_steps = 0
         self.usual = 0.0  # loss of the step before
+        self.norms: deque[float] = deque(maxlen=200)  # of gradients, before clipping
         self.stop = False
         self.leg: dict[str, Any] = {}
 
@@ -194,15 +198,22 @@ class Leg:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self._average_gradients()
-        values["grad"] = float(nn.utils.clip_grad_norm_(codec.parameters(), config.clip))
+        values["grad"] = float(nn.utils.clip_grad_norm_(codec.parameters(), self._limit()))
         if not math.isfinite(values["grad"]):
             self._finite({"gradient": math.nan})
             return {}
+        self.norms.append(values["grad"])
         self.optimiser.step()
         self._average_weights()
         self.state.step += 1
         self.state.pixels += batch * crop * crop * self.world
         return values
+
+    def _limit(self) -> float:
+        """Largest norm of a gradient: `clip`, or a little more than usual. Muon's steps are equally long whatever the
+        norm, so one gradient ten times the others would be the direction of twenty steps."""
+        usual = statistics.median(self.norms) if len(self.norms) >= FAMILIAR else math.inf
+        return min(self.config.clip, CLIP * usual)
 
     def rate(self, share: float) -> float:
         """Learning rate: short linear warm-up, then a cosine over the budget (or constant)."""
