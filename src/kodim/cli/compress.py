@@ -77,7 +77,7 @@ def compress(
         int | None,
         typer.Option("--max-error", metavar="N", help="Largest error of any pixel (not available yet)."),
     ] = None,
-    lossless: Annotated[bool, typer.Option("--lossless", help="Keep every pixel (not available yet).")] = False,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Keep every pixel (not available yet; ma2020:lossless does).")] = False,
     effort: Annotated[
         int | None,
         typer.Option(
@@ -155,8 +155,10 @@ def _target(*, max_error: int | None, lossless: bool, **wishes: float | None) ->
     names += ["--max-error"] * (max_error is not None) + ["--lossless"] * lossless
     if len(names) > 1:
         raise BadRequest(f"{' and '.join(names)} exclude each other: give one of them")
-    if lossless or max_error is not None:
-        raise BadRequest(f"{names[0]} is not available yet; --quality, --bpp, --psnr and --ms-ssim are")
+    if lossless:
+        raise BadRequest("--lossless is not available yet; `--codec ma2020:lossless` keeps every pixel, slowly")
+    if max_error is not None:
+        raise BadRequest("--max-error is not available yet; --quality, --bpp, --psnr and --ms-ssim are")
     if not given:
         return Target("quality", DEFAULT_QUALITY)
     ((kind, value),) = given.items()
