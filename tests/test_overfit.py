@@ -219,6 +219,16 @@ def test_a_goal_is_met_in_one_fit(codec, x, kind) -> None:
     assert aimed == pytest.approx(wanted, rel=0.1) if kind == "bpp" else abs(aimed - wanted) < 0.5
 
 
+def test_the_rate_on_the_way_counts_changed_networks(codec, x, monkeypatch) -> None:
+    """Or a wanted rate would be missed by what they cost: a sixth of a small file."""
+    monkeypatch.setattr(fit, "NETWORKS_WORTH", -1)
+    words = list[str]()
+    with listening(lambda share: None, words.append):
+        stream, _ = codec.compress(x, 40.0, steps=100)
+    file = 8 * (len(stream.data) + 70) / x[0, 0].numel()
+    assert float(words[-1].split()[0]) == pytest.approx(file, rel=0.04)
+
+
 def test_a_stop_keeps_the_best_so_far(codec, x) -> None:
     polls, words = iter(range(45)), list[str]()
     with stoppable(lambda: next(polls, None) is None), listening(lambda share: None, words.append):

@@ -77,7 +77,9 @@ def compress(
         int | None,
         typer.Option("--max-error", metavar="N", help="Largest error of any pixel (not available yet)."),
     ] = None,
-    lossless: Annotated[bool, typer.Option("--lossless", help="Keep every pixel (not available yet; ma2020:lossless does).")] = False,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="Keep every pixel (not available yet; ma2020:lossless does).")
+    ] = False,
     effort: Annotated[
         int | None,
         typer.Option(

@@ -31,7 +31,8 @@ MOVING, PACE = 0.85, 0.6  # with a goal: this share of the steps goes that far i
 LAST = 0.08  # share of the steps, at the end, in which values stay rounded and only the networks move
 NETWORKS_FROM, NETWORKS_WORTH = 60, 1500  # steps, and expected bytes, from which fitting the networks pays
 FINEST = 2.0**-8  # mean change of a group's weights below which it is not priced higher
-TRIED_STEPS = (6, 8, 9, 10, 11, 12)  # of changed weights: 2^n units
+TRIED_STEPS, USUAL_STEP = (6, 8, 9, 10, 11, 12), 9  # of changed weights: 2^n units
+HEADERS = 8 * 70.0  # bits of a file
 
 
 @dataclass
@@ -69,7 +70,7 @@ class Task:
     base: Net
     weight: float
     goal: Goal | None = None
-    overhead: float = 8 * 70
+    overhead: float = HEADERS
     filters: list[tuple[float, ...]] = field(init=False)
     start: Net = field(init=False)
 
@@ -226,6 +227,7 @@ def _words(state: State) -> str:
 
 def _checked(task: Task, best: State, latents: Tensor, net: Mapping[str, Tensor], share: float) -> State:
     """The better of the best state so far and the present one; what is aimed at moves lambda."""
+    task.overhead = HEADERS + _cost_of_changes(task, net)
     now = task.measure(State(latents.detach().clone(), {n: v.detach().clone() for n, v in net.items()}))
     if task.steers:
         if share < 0.15:  # the noise has just set in, and figures say little yet
@@ -241,7 +243,7 @@ def _differences(task: Task, state: State) -> dict[tuple[str, str], tuple[int, T
     chosen: dict[tuple[str, str], tuple[int, Tensor]] = {}
     for group in changes.GROUPS:
         names = changes.names(task.sizes, group)
-        if all(torch.equal(state.net[n], (task.base[n][0] / WEIGHT).float()) for n in names):
+        if _unchanged(task, state.net, names):
             continue
         options: list[tuple[float, int, Tensor]] = []
         for step in (0, *TRIED_STEPS):
@@ -256,6 +258,16 @@ def _differences(task: Task, state: State) -> dict[tuple[str, str], tuple[int, T
         moved = changes.applied(task.base, task.sizes, group, step, multiples)
         state.net = state.net | {n: (v / WEIGHT).float() for n, v in moved.items()}
     return chosen
+
+
+def _unchanged(task: Task, net: Mapping[str, Tensor], names: Sequence[str]) -> bool:
+    return all(torch.equal(net[n], task.start[n]) for n in names)
+
+
+def _cost_of_changes(task: Task, net: Mapping[str, Tensor]) -> float:
+    """What coding the networks would cost, in bits, without a search for the best steps."""
+    moved = [g for g in changes.GROUPS if not _unchanged(task, net, changes.names(task.sizes, g))]
+    return sum(_bits(changes.quantised(net, task.base, task.sizes, group, USUAL_STEP)) for group in moved)
 
 
 def _bits(multiples: Tensor) -> float:
