@@ -61,7 +61,6 @@ class Task:
         base: shared networks, integers as :func:`kodim.overfit.exact.fixed`, (1, ...).
         weight: lambda, of 255^2 MSE against bits per pixel.
         goal: what to change lambda for, if anything.
-        overhead: bits of the file that are not latents.
     """
 
     target: Tensor
@@ -70,7 +69,6 @@ class Task:
     base: Net
     weight: float
     goal: Goal | None = None
-    overhead: float = HEADERS
     filters: list[tuple[float, ...]] = field(init=False)
     start: Net = field(init=False)
 
@@ -125,7 +123,7 @@ class Task:
         """The state with its figures, as rounded."""
         grids = self.split(state.latents.round())
         bits, mse = self.bits(state.net, grids), self.mse(state.net, grids)
-        bpp = float(bits + self.overhead) / self.pixels
+        bpp = (float(bits) + HEADERS + _cost_of_changes(self, state.net)) / self.pixels
         return replace(state, bpp=bpp, mse=float(mse), loss=float(self.loss(bits, mse)))
 
 
@@ -227,7 +225,6 @@ def _words(state: State) -> str:
 
 def _checked(task: Task, best: State, latents: Tensor, net: Mapping[str, Tensor], share: float) -> State:
     """The better of the best state so far and the present one; what is aimed at moves lambda."""
-    task.overhead = HEADERS + _cost_of_changes(task, net)
     now = task.measure(State(latents.detach().clone(), {n: v.detach().clone() for n, v in net.items()}))
     if task.steers:
         if share < 0.15:  # the noise has just set in, and figures say little yet
