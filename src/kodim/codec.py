@@ -106,7 +106,7 @@ class Codec(nn.Module, ABC):
     stride: ClassVar[int] = 64
     grid: ClassVar[tuple[float, ...]] = (0.0, 15.0, 30.0, 45.0, 60.0, 75.0, 90.0, 100.0)
     refinable: ClassVar[bool] = True
-    efforts: ClassVar[Sequence[int]] = (0, 2, 4, 8, 15, 20, 30, 45, 60)  # each of about three decodes
+    efforts: ClassVar[Sequence[int]] = (0, 2, 4, 6, 8, 11, 15, 20, 30)  # each of about three decodes
     fits: ClassVar[bool] = False
     stitched: ClassVar[bool] = False
 
