@@ -1,7 +1,7 @@
 """What encoder effort costs and gives: `python benchmarks/effort.py FOLDER [--codec kodim] [--efforts 1,2,4,6]`
 
 Encodes the first pictures of a folder at five qualities with each effort; prints the BD-rate (PSNR, mean of the
-pictures' points first) against effort 1 and the seconds to encode a megapixel. Real files, decoded again.
+pictures' points first) against effort 1 and the seconds to encode a megapixel. Real files of bare pixels, decoded again.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from kodim import registry
+from kodim.bench.evaluate import bare
 from kodim.metrics import bd_rate, psnr
 from kodim.picture import load
 
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=0, help="crop the pictures to this side, for a quick look")
     args = parser.parse_args()
     codec = registry.get(args.codec)
-    pictures = [load(p) for p in sorted(args.folder.iterdir())[: args.pictures]]
+    pictures = [bare(load(p)) for p in sorted(args.folder.iterdir())[: args.pictures]]
     if args.side:
         pictures = [load(p.pixels[: args.side, : args.side].copy()) for p in pictures]
     codec.encode(pictures[0], 50)  # loads weights, warms up

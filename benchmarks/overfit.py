@@ -1,11 +1,12 @@
 """The overfitted codec against others, picture by picture: `python benchmarks/overfit.py FOLDER -o points.csv`
 
 Encodes the first pictures of a folder at four qualities with each effort, and the others, `kodim` and classical
-codecs, along their whole range; real files, decoded again. Every point is a line of the CSV, written when it is there,
-so a run that was stopped goes on where it was. With `--blank` networks start at random and latents at nothing, as in
-Cool-chic, instead of from what was learned beforehand. Prints the BD-rate (PSNR over RGB, pchip) of each picture
-against each of them and, with `--published`, a JSON file {"pictures": {name: [[bpp, dB], ..]}}, against published
-points. With other jobs on the machine the seconds say little; the rates do not change.
+codecs, along their whole range; real files of bare pixels (no colour profile, no EXIF data), decoded again. Every point
+is a line of the CSV, written when it is there, so a run that was stopped goes on where it was. With `--blank` networks
+start at random and latents at nothing, as in Cool-chic, instead of from what was learned beforehand. Prints the BD-rate
+(PSNR over RGB, pchip) of each picture against each of them and, with `--published`, a JSON file {"pictures": {name:
+[[bpp, dB], ..]}}, against published points.
+With other jobs on the machine the seconds say little; the rates do not change.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 
 from kodim import registry
+from kodim.bench.evaluate import bare
 from kodim.errors import BadRequest
 from kodim.learned import LearnedCodec
 from kodim.metrics import bd_rate, psnr
@@ -119,7 +121,7 @@ def main() -> None:
     args = parser.parse_args()
     efforts = [int(e) for e in args.efforts.split(",")]
     anchors = [c for c in args.anchors.split(",") if c]
-    pictures = {p.stem: load(p) for p in sorted(args.folder.iterdir())[: args.pictures]}
+    pictures = {p.stem: bare(load(p)) for p in sorted(args.folder.iterdir())[: args.pictures]}
     if args.side:
         pictures = {n: load(p.pixels[: args.side, : args.side].copy()) for n, p in pictures.items()}
     points, codec = Points(args.output), BLANK if args.blank else "overfit"
