@@ -1,7 +1,8 @@
 """What encoder effort costs and gives: `python benchmarks/effort.py FOLDER [--codec kodim] [--efforts 1,2,4,6]`
 
 Encodes the first pictures of a folder at five qualities with each effort; prints the BD-rate (PSNR, mean of the
-pictures' points first) against effort 1 and the seconds to encode a megapixel. Real files of bare pixels, decoded again.
+pictures' points first) against effort 1 and the seconds to encode a megapixel. Real files of bare pixels,
+decoded again.
 """
 
 import argparse
