@@ -48,6 +48,7 @@ headers = st.builds(
     color=st.sampled_from(["L", "LA", "RGB", "RGBA"]),
     quality=st.integers(0, 10_000).map(lambda hundredths: hundredths / 100),
     preset=names,
+    axes=st.just(b"") | st.binary(min_size=8, max_size=8),
 )
 payloads = st.builds(Payload, data=st.binary(max_size=40), symbols_crc=st.integers(0, 2**32 - 1))
 
@@ -114,6 +115,8 @@ def test_layout_is_fixed() -> None:
         b"HEAD\0\0\0\x17\x01\x05kodim\x00weights!\xac\x02\x02\x80\x04\xd2\x01\x50\x35\xb6\xa9"
         b"DATA\0\0\0\x07\0\0\x01\x02xyz\x35\x41\xe7\x58"
     )
+    own = pack(dataclasses.replace(file, header=dataclasses.replace(file.header, axes=b"12345678")))
+    assert own[16:47] == b"\x01\x05kodim\x00weights!\xac\x02\x02\x84\x04\xd212345678\x01"
 
 
 @pytest.mark.parametrize(("codec", "budget"), [("minnen2018", 65), ("kodim", 60)])
@@ -320,7 +323,8 @@ def test_bytes_behind_the_last_chunk_are_refused() -> None:
         (pack(BARE).decode("latin-1").encode("utf-8"), "text mode"),
         (SIGNATURE + chunk(b"DATA", b"1234"), "not with its header"),
         (SIGNATURE + head(version=2), "later version"),
-        (SIGNATURE + head(layout=b"\x84"), "header malformed"),
+        (SIGNATURE + head(layout=b"\x88"), "header malformed"),
+        (SIGNATURE + head(layout=b"\x86"), "header malformed"),
         (SIGNATURE + head(layout=b"\xa2"), "bit depth"),
         (SIGNATURE + head(quality=b"\x27\x11"), "quality"),
         (SIGNATURE + head(width=b"\0"), "width"),
@@ -359,6 +363,7 @@ def test_each_fault_is_named(data: bytes, says: str) -> None:
         {"quality": -1.0},
         {"quality": float("nan")},
         {"bit_depth": 16},
+        {"axes": b"seven .."[:7]},
         {"version": 2},
     ],
 )

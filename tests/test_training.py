@@ -124,6 +124,25 @@ def test_resume_goes_on_where_it_stopped(tiny, folder: Path) -> None:
     assert any(k.startswith("opt/") and k.endswith("/momentum") for k in tensors)
 
 
+def test_frozen_parts_stay_as_they_are(tiny, folder: Path) -> None:
+    out = str(folder.parent / "run.safetensors")
+    train(config(folder, max_steps=3))
+    before, _ = checkpoint.read(out)
+    train(config(folder, max_steps=3, resume=out, freeze=["analysis", "hyper_"]))
+    after, _ = checkpoint.read(out)
+    names = [k.removeprefix("ema/") for k in before if k.startswith("ema/")]
+    still = {n for n in names if torch.equal(before[f"ema/{n}"], after[f"ema/{n}"])}
+    assert still == {n for n in names if n.startswith(("analysis", "hyper_"))}
+    assert all(torch.equal(after[f"model/{n}"], after[f"ema/{n}"]) for n in still)
+
+
+@pytest.mark.parametrize(("parts", "said"), [(["anal", "decoder"], "'decoder'; its parts are"), ([""], "every")])
+def test_freezing_nothing_or_all_is_refused(tiny, folder: Path, parts: list[str], said: str) -> None:
+    with pytest.raises(BadRequest, match=said):
+        train(config(folder, freeze=parts))
+    assert not (folder.parent / "run.safetensors").exists()
+
+
 def test_small_learning_rates_stay_small(tiny, folder: Path) -> None:
     train(config(folder, max_steps=2, lr=1e-6))
     header, *rows = (folder.parent / "run.csv").read_text().splitlines()

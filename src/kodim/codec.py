@@ -23,10 +23,12 @@ from .coding.priors import PriorModule
 from .coding.sites import Code, Decode, Draft, Encode, Estimate, Train
 from .errors import BadRequest, DriftError
 from .refine import refine
+from .transforms import colours
 
 if TYPE_CHECKING:
     from .goal import Goal
 
+PLAIN = 0.2  # share of training crops that are not turned
 RUINED = 20.0  # a loss ten times the usual one
 
 
@@ -59,12 +61,14 @@ class Stream:
     """One compressed picture: the range coder's bytes and the CRC-32 of the symbols in them.
 
     A progressive codec's consists of one stream for each pass, `passes`; `data` is all of them in a row. The first
-    few are a compressed picture too: `Stream.of(stream.passes[:3])`.
+    few are a compressed picture too: `Stream.of(stream.passes[:3])`. `axes` are the packed colour axes that it was
+    coded along (:mod:`kodim.transforms.colours`); b"": RGB.
     """
 
     data: bytes
     symbols_crc: int
     passes: tuple["Stream", ...] = ()
+    axes: bytes = b""
 
     @classmethod
     def of(cls, passes: Sequence["Stream"]) -> "Stream":
@@ -98,6 +102,7 @@ class Codec(nn.Module, ABC):
         lambdas: weight of 255^2 MSE against bpp at the first and the last level.
         arguments: what of `__init__` differs from the preset; weights files keep it.
         thrift: of encoder effort 2 (see :class:`.coding.sites.WithPicture`); 0 where rate-aware rounding does not pay.
+        turned: pictures are coded along their own colour axes where that pays (:mod:`kodim.transforms.colours`).
         soft: train the synthesis on noisy instead of rounded latents (the first papers' way).
     """
 
@@ -114,6 +119,7 @@ class Codec(nn.Module, ABC):
     passes: int = 0
     lambdas: tuple[float, float] = (0.0018, 0.18)
     soft: bool = False
+    turned: bool = False
     thrift: float = 14.0
     preset: str = ""
     arguments: Mapping[str, int] = MappingProxyType({})
@@ -132,17 +138,31 @@ class Codec(nn.Module, ABC):
         """
         height, width = x.shape[2:]
         level = self._levels(quality, len(x), x.device)
-        padded = self._pad(x)
+        turned, axes = self._turned(x)
+        padded = self._pad(turned)
         if self.training:
             code: Train | Estimate = Train(padded, level, soft=self.soft)
-            x_hat = self.program(code)[:, :, :height, :width]
+            x_hat = _back(self.program(code), axes)[:, :, :height, :width]
         else:
             code = Estimate(padded, level)
             with torch.no_grad():
-                x_hat = self.program(code)[:, :, :height, :width].clamp(0, 1)
+                x_hat = _back(self.program(code), axes)[:, :, :height, :width].clamp(0, 1)
                 code.pictures = [picture.clamp(0, 1) for picture in code.pictures]
         pictures = tuple(picture[:, :, :height, :width] for picture in code.pictures)
         return Output(x_hat, code.bits, height * width, pictures, tuple(code.pass_bits))
+
+    @torch.no_grad()
+    def axes(self, x: Tensor) -> list[bytes]:
+        """Colour axes of pictures (B, 3, H, W), float in [0, 1] or uint8, packed; b"" for those coded as they are.
+
+        While training some crops keep theirs: many pictures will.
+        """
+        if not self.turned:
+            return [b""] * len(x)
+        found = colours.find(x)
+        if self.training:
+            found = [b"" if plain else axes for plain, axes in zip(torch.rand(len(x)) < PLAIN, found, strict=True)]
+        return found
 
     @final
     @torch.no_grad()
@@ -155,6 +175,7 @@ class Codec(nn.Module, ABC):
         thrift: float = 0.0,
         goal: "Goal | None" = None,
         core: tuple[slice, slice] | None = None,
+        axes: bytes | None = None,
         shown: bool = True,
     ) -> tuple[Stream, Tensor]:
         """Code one picture x (1, 3, H, W) in [0, 1]; returns the stream and the decoder's picture.
@@ -165,10 +186,14 @@ class Codec(nn.Module, ABC):
         Args:
             core: of a codec that is `stitched`, the rows and columns that are coded, from multiples of 16 on; what
                 lies around them is only looked at.
+            axes: packed colour axes to code along, as of the whole picture that x is a tile of; None: those of x.
             shown: whether the picture is wanted; an empty tensor takes its place otherwise.
         """
         self._need_eval()
         level = self._levels(quality, 1, x.device)
+        axes = self.axes(x)[0] if axes is None else axes
+        turned = colours.unpack([axes], x.device)
+        x = x if turned is None else turned.there(x)
         rows, columns = core if core is not None else (slice(0, x.shape[2]), slice(0, x.shape[3]))
         coded, size = x[:, :, rows, columns], (rows.stop - rows.start, columns.stop - columns.start)
         nudges: list[Tensor] = []
@@ -177,10 +202,10 @@ class Codec(nn.Module, ABC):
         whole = None if core is None else (self._whole(rows), self._whole(columns))
         code = Encode(self._pad(x), level, nudges, thrift if self.refinable else 0.0, whole, shown=shown)
         x_hat = self.program(code)
-        x_hat = x_hat[:, :, : size[0], : size[1]].clamp(0, 1) if shown else x_hat.new_empty(0)
+        x_hat = _back(x_hat[:, :, : size[0], : size[1]], turned).clamp(0, 1) if shown else x_hat.new_empty(0)
         if self.passes:
             return Stream.of([Stream(*part) for part in code.passes]), x_hat
-        return Stream(code.writer.bytes(), code.crc), x_hat
+        return Stream(code.writer.bytes(), code.crc, axes=axes), x_hat
 
     @final
     @torch.no_grad()
@@ -193,8 +218,8 @@ class Codec(nn.Module, ABC):
             CorruptFile: the bytes are no encoder's.
             DriftError: they decode, but not to the symbols that were encoded.
         """
-        x_hat = self._decoded(stream, size, quality, None)
-        return x_hat[:, :, : size[0], : size[1]].clamp(0, 1)
+        x_hat = self._decoded(stream, size, quality, None)[:, :, : size[0], : size[1]]
+        return _back(x_hat, colours.unpack([stream.axes], x_hat.device)).clamp(0, 1)
 
     @final
     @torch.no_grad()
@@ -202,7 +227,9 @@ class Codec(nn.Module, ABC):
         """What `decompress` finds, short of the synthesis; of a codec that is `stitched`."""
         drafts: list[Draft] = []
         self._decoded(stream, size, quality, drafts)
-        return drafts[0]
+        found = drafts[0]
+        axes = colours.unpack([stream.axes], found.latents.device)
+        return Draft(lambda latents: _back(found.function(latents), axes), found.latents)
 
     def _decoded(self, stream: Stream, size: tuple[int, int], quality: float, drafts: list[Draft] | None) -> Tensor:
         self._need_eval()
@@ -288,6 +315,11 @@ class Codec(nn.Module, ABC):
             raise BadRequest(f"quality must lie in 0..100, not {quality}")
         return (q * ((self.levels - 1) / 100)).expand(batch)
 
+    def _turned(self, x: Tensor) -> "tuple[Tensor, colours.Axes | None]":
+        """x (B, 3, H, W) along the axes of its colours, and these."""
+        axes = colours.unpack(self.axes(x), x.device)
+        return (x if axes is None else axes.there(x)), axes
+
     def _pad(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         return F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
@@ -299,6 +331,10 @@ class Codec(nn.Module, ABC):
     def _need_eval(self) -> None:
         if self.training:
             raise RuntimeError("call codec.eval() first: tables follow the weights only then")
+
+
+def _back(x_hat: Tensor, axes: "colours.Axes | None") -> Tensor:
+    return x_hat if axes is None else axes.back(x_hat)
 
 
 def _bounded(loss: Tensor) -> Tensor:

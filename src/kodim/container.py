@@ -6,7 +6,8 @@
 
     HEAD   version (1)  codec (length 1 + ascii)  preset (length 1 + ascii, empty for "compact")
            weights (8)  width, height (LEB128)  depth and colour type (4 bits each)
-           quality in hundredths (2)  number of chunks that follow (LEB128)
+           quality in hundredths (2)  colour axes (8, with colour types 4 to 7: 0 to 3 along own axes)
+           number of chunks that follow (LEB128)
     icCP   ICC profile, zlib
     DATA   CRC-32 of the decoded symbols (4), then range-coder bytes: one per layer or tile, in order
     ALPH   alpha plane as a grey PNG; with colour types LA and RGBA
@@ -33,6 +34,7 @@ MAX_METADATA = 64 << 20
 """Limit on each of ICC profile, EXIF block and XMP packet, in bytes before compression."""
 
 _COLORS = ("L", "LA", "RGB", "RGBA")
+_OWN_AXES, _AXES = 4, 8  # flag beside the colour type, and bytes
 _METADATA = {b"icCP": "icc", b"exIF": "exif", b"xmPP": "xmp"}
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _DEFAULT_PRESET = "compact"
@@ -52,6 +54,7 @@ class Header:
         preset: size of the system.
         bit_depth: bits per sample, 8.
         version: of the file format.
+        axes: the picture's own colour axes, packed (`kodim.transforms.colours`), or b"" where it is coded as RGB.
     """
 
     codec: str
@@ -63,6 +66,7 @@ class Header:
     preset: str = _DEFAULT_PRESET
     bit_depth: int = 8
     version: int = VERSION
+    axes: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,7 @@ def describe(data: bytes) -> dict[str, Any]:
         "width": header.width,
         "height": header.height,
         "mode": header.color,
+        "axes": "own" if header.axes else "RGB",
         "bit_depth": header.bit_depth,
         "quality": header.quality,
         "version": header.version,
@@ -263,11 +268,12 @@ def _parse_header(body: bytes) -> tuple[Header, int]:
     width, at = _parse_varint(body, at)
     height, at = _parse_varint(body, at)
     layout, quality = struct.unpack_from(">BH", body, at)
-    count, at = _parse_varint(body, at + 3)
-    if at != len(body) or layout & 15 >= len(_COLORS):
+    axes = body[at + 3 : at + 3 + _AXES] if layout & _OWN_AXES else b""
+    count, at = _parse_varint(body, at + 3 + len(axes))
+    if at != len(body) or layout & 8:
         raise CorruptFile("damaged: header malformed")
-    color, preset = _COLORS[layout & 15], preset or _DEFAULT_PRESET
-    header = Header(codec, weights, width, height, color, quality / 100, preset, layout >> 4)
+    color, preset = _COLORS[layout & 3], preset or _DEFAULT_PRESET
+    header = Header(codec, weights, width, height, color, quality / 100, preset, layout >> 4, axes=axes)
     _check_header(header, CorruptFile)
     return header, count
 
@@ -276,12 +282,12 @@ def _pack_header(header: Header, count: int) -> bytes:
     _check_header(header, BadRequest)
     preset = "" if header.preset == _DEFAULT_PRESET else header.preset
     names = b"".join(bytes([len(name)]) + name.encode("ascii") for name in (header.codec, preset))
-    layout = header.bit_depth << 4 | _COLORS.index(header.color)
+    layout = header.bit_depth << 4 | (_OWN_AXES if header.axes else 0) | _COLORS.index(header.color)
     return b"".join(
         (
             bytes([header.version]) + names + header.weights,
             _pack_varint(header.width) + _pack_varint(header.height),
-            struct.pack(">BH", layout, round(100 * header.quality)) + _pack_varint(count),
+            struct.pack(">BH", layout, round(100 * header.quality)) + header.axes + _pack_varint(count),
         )
     )
 
@@ -297,6 +303,7 @@ def _check_header(header: Header, error: type[Exception]) -> None:
         "color": header.color not in _COLORS,
         "bit depth": header.bit_depth != 8,
         "quality": not 0 <= header.quality <= 100,
+        "colour axes": len(header.axes) not in (0, _AXES),
     }
     if wrong := [name for name, fault in faults.items() if fault]:
         raise error(f"header: {wrong[0]} out of range")

@@ -95,6 +95,7 @@ class LearnedCodec:
             color=picture.mode,
             quality=quality,
             preset=self.preset,
+            axes=streams[0].axes,
         )
         return container.pack(
             container.KdmFile(
@@ -117,6 +118,7 @@ class LearnedCodec:
     ) -> "list[Stream]":
         """One for each tile; side by side where each is quick."""
         codec, tiles = self.codec, layout(picture.height, picture.width)
+        axes = codec.axes(_planes(picture.pixels))[0]
 
         def encoded(i: int) -> "Stream":
             rows, columns = tiles[i]
@@ -124,7 +126,9 @@ class LearnedCodec:
             core = (rows.inner, columns.inner) if codec.stitched else None
             aim = None if goal is None else goal.tile(i)
             with part(i, len(tiles)):
-                return codec.compress(x, quality, steps=steps, thrift=thrift, goal=aim, core=core, shown=False)[0]
+                return codec.compress(
+                    x, quality, steps=steps, thrift=thrift, goal=aim, core=core, axes=axes, shown=False
+                )[0]
 
         if not codec.stitched or len(tiles) == 1 or steps:
             return [encoded(i) for i in range(len(tiles))]
@@ -152,7 +156,7 @@ class LearnedCodec:
         tiles = layout(picture.height, picture.width)
         if (header.width, header.height) != (picture.width, picture.height) or len(file.payloads) != len(tiles):
             raise BadRequest(f"holds another picture, of {header.width}x{header.height}: cannot go on from it")
-        return header.quality, tuple(Stream(p.data, p.symbols_crc) for p in file.payloads)
+        return header.quality, tuple(Stream(p.data, p.symbols_crc, axes=header.axes) for p in file.payloads)
 
     def decode(self, data: bytes) -> Picture:
         """The picture in a .kdm file written by this system; see :func:`decode_kdm` for any system's."""
@@ -249,11 +253,17 @@ def tile_streams(file: container.KdmFile, codec: "Codec") -> "dict[int, Stream]"
     """The streams of all tiles that have arrived, by number of tile.
 
     Raises:
-        CorruptFile: not as many streams as the picture's size and quality want, or none at all.
+        CorruptFile: not as many streams as the picture's size and quality want, or none at all; or colour axes that
+            are none.
     """
     from .codec import Stream
+    from .transforms import colours
 
     header = file.header
+    try:
+        colours.unpack([header.axes])
+    except ValueError as error:
+        raise CorruptFile(f"damaged: colour axes: {error}") from None
     tiles = layout(header.height, header.width)
     count = len(tiles) * codec.passes_of(header.quality)
     if len(file.payloads) > count or (len(file.payloads) < count and not file.missing):
@@ -262,7 +272,7 @@ def tile_streams(file: container.KdmFile, codec: "Codec") -> "dict[int, Stream]"
         raise CorruptFile("cut short: nothing to show has arrived yet")
     found = {}
     for i in range(min(len(tiles), len(file.payloads))):
-        parts = [Stream(payload.data, payload.symbols_crc) for payload in file.payloads[i :: len(tiles)]]
+        parts = [Stream(p.data, p.symbols_crc, axes=header.axes) for p in file.payloads[i :: len(tiles)]]
         found[i] = Stream.of(parts) if codec.passes else parts[0]
     return found
 
@@ -284,9 +294,14 @@ def from_weights(path: str | Path) -> LearnedCodec:
 
 def to_tensor(pixels: np.ndarray) -> "Tensor":
     """uint8 (H, W, 3) -> float32 (1, 3, H, W) in [0, 1]."""
+    return _planes(np.array(pixels)).float() / 255
+
+
+def _planes(pixels: np.ndarray) -> "Tensor":
+    """uint8 (H, W, 3) -> a view of it, uint8 (1, 3, H, W)."""
     import torch
 
-    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
 
 
 def to_pixels(x: "Tensor") -> np.ndarray:

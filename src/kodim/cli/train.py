@@ -20,6 +20,8 @@ kodim train minnen2018 --data div2k --data shards/000.tar -o mine.ckpt  →  set
 
 kodim train kodim --data photos/ --init kodim --lr 0.002 -o mine.ckpt  →  from the weights that ship
 
+kodim train kodim --data photos/ --init kodim --freeze analysis --freeze hyper -o mine.ckpt  →  the rest alone
+
 kodim train minnen2018 --data photos/ --resume mine.ckpt -o mine.ckpt  →  an hour more
 
 python -m kodim.training.export mine.ckpt my-weights/  →  weights for --codec
@@ -61,6 +63,13 @@ def train(
     drawn: Annotated[
         float, typer.Option(metavar="S", help="Share of crops, 0 to 1, that are drawn: text, charts, noise.")
     ] = 0.0,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PART",
+            help="Weights whose names begin so stay as they are (analysis, ..); may be given several times.",
+        ),
+    ] = None,
     compile_: Annotated[bool, typer.Option("--compile", help="Use torch.compile (worth it on a GPU).")] = False,
 ) -> None:
     """Train a learned codec on folders of pictures, for a given time."""
@@ -102,6 +111,7 @@ def train(
             lr=lr,
             seed=seed,
             drawn=drawn,
+            freeze=freeze or [],
             compile=compile_,
         )
     )

@@ -66,6 +66,7 @@ class Kodim(Codec):
     }
     stride = 32  # cells of 2x2 latents; z covers the picture, and up to 32 pixels more
     stitched = True
+    turned = True
     lambdas = (0.0004, 0.5)
     thrift = 0.0  # its latents are priced well enough already (docs/decisions.md)
 

@@ -36,6 +36,6 @@ def calibrate(codec: Codec, crops: Sequence[Tensor] | Iterator[Tensor]) -> None:
     """
     for x in crops:
         for quality in np.linspace(0, 100, LEVELS):
-            padded = codec._pad(x)
+            padded = codec._pad(codec._turned(x)[0])
             codec.program(_Watch(padded, codec._levels(float(quality), len(x), x.device)))
     codec.freeze()

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..codec import Codec
-from ..errors import KodimError
+from ..errors import BadRequest, KodimError
 from ..registry import create
 from . import checkpoint
 from .data import Pictures
@@ -43,7 +43,8 @@ class Diverged(KodimError):
 @dataclass
 class TrainConfig:
     """One leg of training. `stages` are (share of the budget, crop side, batch per process); `drawn` is the share of
-    crops that are drawn by program (:mod:`.drawn`)."""
+    crops that are drawn by program (:mod:`.drawn`); parameters whose names begin with one of `freeze` stay as they
+    are."""
 
     codec: str
     data: list[str]
@@ -66,6 +67,7 @@ class TrainConfig:
     threads: int = 0
     lambdas: tuple[float, float] | None = None
     drawn: float = 0.0
+    freeze: list[str] = field(default_factory=list)
     checkpoint_minutes: float = 3.0
     cache: str | None = None
     max_steps: int | None = None
@@ -94,16 +96,21 @@ def train(config: TrainConfig) -> State:
     codec = create(config.codec, preset=config.preset, pretrained=False)
     if config.lambdas:
         codec.lambdas = config.lambdas
+    _freeze(codec, config.freeze)
     state = State()
     if config.init:
         taken, state.legs = checkpoint.load_shared(config.init, codec)
         _say(f"started from {config.init}: {taken} tensors taken over")
     pictures = Pictures(config.data, config.cache)  # takes its time: after all that can be refused
     codec = codec.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimiser = _optimiser(codec, config)
+    optimiser = make_optimiser(codec, config)
     ema = {k: v.detach().clone() for k, v in codec.named_parameters()}
     if config.resume:
         state = State(**checkpoint.load(config.resume, codec, ema, optimiser))
+        with torch.no_grad():
+            for name, p in codec.named_parameters():
+                if not p.requires_grad:
+                    p.copy_(ema[name])  # what is frozen is what is used: the average
         _say(f"resumed {config.resume} at step {state.step}, {state.pixels / 1e6:.0f} Mpx")
     _say(f"{config.codec} {config.preset}: {sum(p.numel() for p in codec.parameters()) / 1e6:.2f} M weights, "
          f"{len(pictures.shapes)} pictures, {pictures.pixels / 1e6:.0f} Mpx, on {device} x {world}")  # fmt: skip
@@ -184,7 +191,7 @@ class Leg:
         crop, batch = next((c, b) for s, c, b in reversed(config.stages) if share >= s)
         x = self.pictures.crops(self.rng, batch, crop, config.drawn).to(self.device, non_blocking=True)
         x = x.contiguous(memory_format=torch.channels_last)
-        level = torch.rand(batch, device=self.device) * (codec.levels - 1)
+        level = self.levels(batch)
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(share)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=share < config.bf16_until):
@@ -208,6 +215,10 @@ class Leg:
         self.state.step += 1
         self.state.pixels += batch * crop * crop * self.world
         return values
+
+    def levels(self, batch: int) -> Tensor:
+        """Rate level of each crop of a batch (batch,), each its own."""
+        return torch.rand(batch, device=self.device) * (self.codec.levels - 1)
 
     def _limit(self) -> float:
         """Largest norm of a gradient: `clip`, or a little more than usual. Muon's steps are equally long whatever the
@@ -300,7 +311,22 @@ class Leg:
                              f"{self.rate(done):.2e}", *(f"{v:.5g}" for v in average.values())])  # fmt: skip
 
 
-def _optimiser(codec: Codec, config: TrainConfig) -> torch.optim.Optimizer:
+def _freeze(codec: Codec, prefixes: list[str]) -> None:
+    """Hold parameters still, by how their names begin; BadRequest for a beginning that none has, or all."""
+    parameters = dict(codec.named_parameters())
+    for prefix in prefixes:
+        found = [p for name, p in parameters.items() if name.startswith(prefix)]
+        if not found:
+            parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in parameters))
+            raise BadRequest(f"no parameter of {codec.info['slug']} begins with {prefix!r}; its parts are {parts}")
+        for p in found:
+            p.requires_grad_(False)
+    if not any(p.requires_grad for p in parameters.values()):
+        raise BadRequest("every parameter is frozen: there is nothing to train")
+
+
+def make_optimiser(codec: Codec, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser that a configuration names, over all that wants a gradient."""
     wanted = [p for p in codec.parameters() if p.requires_grad]
     if config.optimiser == "adamw":
         return torch.optim.AdamW(wanted, lr=config.lr, weight_decay=0.0)

@@ -71,7 +71,7 @@ def collect(codec: Kodim, pictures: Pictures, seconds: float, rng: np.random.Gen
         level = torch.as_tensor(rng.uniform(0, codec.levels - 1, 1), dtype=torch.float32)
         try:
             with torch.no_grad():
-                codec.program(_Look(codec._pad(x), level))
+                codec.program(_Look(codec._pad(codec._turned(x)[0]), level))
         except _Found as look:
             found.append(Sample(look.z, level))
     return found

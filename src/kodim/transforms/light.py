@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..quantizers.gains import interpolate
+from .colours import colour_matrix
 from .patches import in_patches
 from .pointwise import one_by_one
 
@@ -126,12 +127,6 @@ class LightSynthesis(nn.Module):
         x = _channels_last(F.pixel_shuffle(_full(self.head, _channels_last(y)), 2))  # (B, 192, H/8, W/8)
         x = _run(self.blocks, x, gain)
         return F.pixel_shuffle(_full(self.stem, x), 8)
-
-
-def colour_matrix() -> Tensor:
-    """(3, 3) orthonormal rows: luma, orange-blue, green-magenta."""
-    rows = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]])
-    return rows / rows.norm(dim=1, keepdim=True)
 
 
 def dct_matrix(n: int) -> Tensor:
