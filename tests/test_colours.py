@@ -102,6 +102,14 @@ def test_files_of_one_colour_are_smaller_and_no_worse(quality: float, monkeypatc
     assert psnr(picture.pixels, shown) > psnr(picture.pixels, codec.decode(plain).pixels) - 0.1
 
 
+@pytest.mark.parametrize("other", [(0, 0, 255), (0, 255, 255), (255, 255, 0)])
+def test_saturated_colours_side_by_side(other: tuple[int, int, int]) -> None:
+    rows, columns = np.mgrid[:128, :128] // 2
+    board = np.where(((rows + columns) % 2)[..., None], (255, 0, 0), other).astype(np.uint8)
+    codec = registry.get("kodim")
+    assert psnr(board, codec.decode(codec.encode(load(board), 60.0)).pixels) > 28
+
+
 def test_effort_searches_along_the_axes() -> None:
     codec, picture = registry.get("kodim"), load(leaves(128))
 

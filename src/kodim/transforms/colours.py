@@ -22,6 +22,7 @@ TYPICAL = (1.0, 0.03, 0.015)  # usual share of luma, orange-blue, green-magenta
 TRUST = 0.2  # weight of the usual shares against what is seen: axes that hardly matter stay where they are
 NOISE = 2 / 255  # details below are never coded
 WORTH = 0.1  # bits for each pixel's three values that a turn must promise at high rate
+STRANGE = 0.5  # cosine between strongest axis and luma; below, it takes the place of luma whatever that promises
 LAYOUT = struct.Struct(">3h2b")
 ANGLE, SHIFT = 32767.0, 64.0  # steps of a packed quaternion, and of a shift
 
@@ -69,9 +70,11 @@ def find(x: Tensor) -> list[bytes]:
     axes[:, 2] *= torch.sign(torch.linalg.det(axes))[:, None]  # a rotation of `planes`, whose determinant is 1
     usual = (planes @ seen @ planes.T).diagonal(dim1=1, dim2=2)
     worth = 0.5 * (usual.log2().sum(1) - variances.log2().sum(1))
+    strange = (axes[:, 0] * planes[0]).sum(1) < STRANGE
     middle = (axes @ _values(x[:, :, ::few]).flatten(2).double().cpu()).median(2).values
     turns = planes.T @ axes
-    return [_pack(turn, -shift[1:]) if w > WORTH else b"" for turn, shift, w in zip(turns, middle, worth, strict=True)]
+    pays = ((worth > WORTH) | strange).tolist()
+    return [_pack(turn, -shift[1:]) if p else b"" for turn, shift, p in zip(turns, middle, pays, strict=True)]
 
 
 def unpack(packed: list[bytes], device: torch.device | str = "cpu") -> Axes | None:
