@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 WHOLE = 1 << 23
-CORE = 1344
+CORE = 1152
 HALO = 32
 GRID = 64  # cores start at multiples of it, and so do latents
 
