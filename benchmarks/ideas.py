@@ -1,9 +1,10 @@
-"""Which ideas for frugal training pay? `python benchmarks/ideas.py DATA.. [-o ideas.csv] [--minutes 6] [--only A,B]`
+"""Which ideas for frugal training pay? `python benchmarks/ideas.py DATA.. [-o ideas.csv] [--minutes 6] [--only 0,3]`
 
 Trains the default codec from its start again and again, for the same minutes of one thread, one idea changed at a
 time, and prints BD-rates (PSNR) against the first run. What is measured are exact bits of 256 x 256 crops: 32 from the
 pictures of DATA, which six minutes see a fifth of, or 32 from `--held`. Runs in the CSV are not repeated; on a machine
-of several cores start one process for each of them, each with names of its own after `--only`, and nothing beside.
+of several cores start one process for each of them, each with numbers of its own after `--only` (`--list` shows them),
+and nothing beside.
 
 SOAP and the schedule-free optimiser come from `pip install pytorch-optimizer`, and are left out without it.
 """
@@ -29,6 +30,7 @@ from kodim.training.data import Pictures
 from kodim.training.loop import Leg, State, TrainConfig, make_optimiser
 from kodim.training.muon import Muon
 from kodim.transforms import light
+from kodim.transforms.colours import colour_matrix
 
 QUALITIES = (0.0, 20.0, 40.0, 60.0, 80.0, 100.0)
 YCBCR = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
@@ -41,7 +43,7 @@ def colours(matrix: Tensor) -> Callable[[Kodim], None]:
     """Another colour space (3, 3): the DCT of its planes, and back by the inverse."""
 
     def change(codec: Kodim) -> None:
-        own = light.colour_matrix()
+        own = colour_matrix()
         swap = torch.kron((matrix @ own.T).contiguous(), torch.eye(64))  # planes of ours -> planes of the other
         stem, back = codec.analysis.stem.weight, codec.synthesis.stem.weight
         stem.copy_((swap @ stem.flatten(1)).view_as(stem))
@@ -262,7 +264,7 @@ def table(rows: Sequence[dict[str, str]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="+", help="folders of training pictures")
+    parser.add_argument("data", nargs="*", help="folders of training pictures")
     parser.add_argument("--held", type=Path, help="a folder of other pictures to measure on")
     parser.add_argument("-o", "--output", type=Path, default=Path("ideas.csv"))
     parser.add_argument("--minutes", type=float, default=6.0)
@@ -274,6 +276,8 @@ def main() -> None:
     if args.list:
         print(*(f"{i:2} {name}" for i, name in enumerate(names)), sep="\n")
         return
+    if not args.data:
+        parser.error("name a folder of training pictures")
     pictures = Pictures(args.data)
     crops = Pictures([args.held] if args.held else args.data).crops(np.random.default_rng(7), 32, 256)
     for name in [names[int(i)] for i in args.only.split(",")] if args.only else names:
